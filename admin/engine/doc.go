@@ -1,0 +1,2 @@
+// Package engine is the Docker Engine API, version 1.24 to 1.51, over the swarm's store and this node's runtime.
+package engine

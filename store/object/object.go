@@ -1,0 +1,161 @@
+package object
+
+import (
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/registry"
+	"github.com/moby/moby/api/types/swarm"
+)
+
+// Kind names a table of the store.
+type Kind string
+
+// The kinds of objects.
+const (
+	KindCluster  Kind = "cluster"
+	KindNode     Kind = "node"
+	KindService  Kind = "service"
+	KindRevision Kind = "revision"
+	KindTask     Kind = "task"
+	KindSecret   Kind = "secret"
+	KindConfig   Kind = "config"
+)
+
+// Object is what a table of the store holds. Implementations are pointers to
+// the structs of this package.
+type Object interface {
+	Kind() Kind
+	// Key is the object's ID, unique in its table.
+	Key() string
+	// Metadata is the object's version and times; the store fills it in.
+	Metadata() *swarm.Meta
+	// Clone is a copy that may be changed. It is deep enough that no change to
+	// the copy through any of its fields reaches the original.
+	Clone() Object
+}
+
+// Cluster is the one object about the swarm itself.
+type Cluster struct {
+	ID string
+	swarm.Meta
+	Spec            swarm.Spec
+	DefaultAddrPool []string // CIDR
+	SubnetSize      uint32
+	DataPathPort    uint32
+	JoinTokens      swarm.JoinTokens
+	RootCA          RootCA
+}
+
+// RootCA is the swarm's certificate authority.
+type RootCA struct {
+	Cert []byte // PEM
+	Key  []byte // PEM, PKCS#8; secret
+}
+
+// Node is one member of the swarm.
+type Node struct {
+	swarm.Node
+	// CertRole is the role in the certificate that the node was last issued.
+	CertRole swarm.NodeRole
+}
+
+// Service is a service as the API shows it, and what its tasks need.
+type Service struct {
+	swarm.Service
+	// SpecVersion is the version of the service at which its Spec was last
+	// changed: the revision that its tasks are to run.
+	SpecVersion swarm.Version
+	// PendingDelete marks a service that was removed and whose tasks are not all gone.
+	PendingDelete bool
+	// Auth and PreviousAuth are the registry's credentials for Spec and PreviousSpec.
+	Auth, PreviousAuth *registry.AuthConfig
+}
+
+// Revision is one version of what a service's tasks run. It is written with
+// the service and goes when no task refers to it. Its key is RevisionKey.
+type Revision struct {
+	ServiceID   string
+	SpecVersion swarm.Version
+	swarm.Meta
+	Service  swarm.Annotations // name and labels at that time
+	Spec     swarm.TaskSpec
+	Endpoint *swarm.EndpointSpec
+	Auth     *registry.AuthConfig
+}
+
+// Task is one attempt to run a revision of a service. Its spec is that of the
+// revision (ServiceID, SpecVersion).
+type Task struct {
+	ID string
+	swarm.Meta
+	ServiceID    string
+	SpecVersion  swarm.Version
+	Slot         int
+	NodeID       string
+	DesiredState swarm.TaskState
+	Status       swarm.TaskStatus
+	// AppliedAt is when a manager last wrote Status, by the manager's clock.
+	AppliedAt int64 // Unix nanoseconds
+	// Ports are the service's published ports, with those chosen by the allocator.
+	Ports []swarm.PortConfig
+	// NotBefore is when the restart supervisor lets the task run; 0 means at once.
+	NotBefore int64 // Unix nanoseconds
+	// Replaces is the task in whose place this one comes, if any.
+	Replaces     string
+	JobIteration *swarm.Version
+}
+
+// Secret is a secret with its data.
+type Secret struct{ swarm.Secret }
+
+// Config is a config with its data.
+type Config struct{ swarm.Config }
+
+// Assignment is a task as its node gets it. Specs are filled in and may not be
+// changed; secrets and configs are those that the task refers to.
+type Assignment struct {
+	Task     *Task
+	Revision *Revision
+	Node     NodeInfo
+	Secrets  []*Secret
+	Configs  []*Config
+}
+
+// NodeInfo is what templates and labels say of the task's node.
+type NodeInfo struct {
+	ID, Hostname string
+	Platform     swarm.Platform
+}
+
+// Endpoint is a container's place on a node-local network, as it is wanted.
+type Endpoint struct {
+	// ID is the container's ID.
+	ID string
+	// Network is "bridge", "none" or "host".
+	Network string
+	Ports   []Port
+}
+
+// Port is a published port of an endpoint.
+type Port struct {
+	Protocol network.IPProtocol // tcp or udp
+	// HostIP limits the port to one address of the node; empty means all.
+	HostIP string
+	// Host is the node's port; 0 means one that the node chooses.
+	Host      uint16
+	Container uint16
+	// Shared ports may be published by several endpoints at once, and
+	// connections are balanced over those that are active.
+	Shared bool
+}
+
+// Attachment is an endpoint as it was made.
+type Attachment struct {
+	Endpoint
+	// Namespace is the path of the network namespace; empty for the host's own.
+	Namespace  string
+	Address    string // CIDR
+	Gateway    string
+	MAC        string
+	Interface  string // name of the node's end
+	Nameserver []string
+}
