@@ -1,0 +1,25 @@
+# The front door. Every target is one script or one go command.
+TAGS := seccomp netgo osusergo
+VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X skep/appliance.Version=$(VERSION) -linkmode external -extldflags -static
+
+.PHONY: build demo test bench lint fuzz
+
+build: ## bin/skep, static
+	.ci/packages libseccomp-dev
+	CGO_ENABLED=1 go build -trimpath -tags "$(TAGS)" -ldflags "$(LDFLAGS)" -o bin/skep .
+
+demo: build ## a node, a service, a page; ctrl-C cleans up
+	.ci/demo
+
+test: build ## everything the project tests
+	.ci/test
+
+bench: build ## the numbers, beside their peers
+	.ci/bench
+
+lint: ## the linters of .golangci.yml, pinned
+	go tool -modfile=.ci/tools.mod golangci-lint run
+
+fuzz: ## every fuzz target for FUZZTIME (20s)
+	.ci/fuzz
