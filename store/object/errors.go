@@ -1,0 +1,32 @@
+package object
+
+import (
+	"fmt"
+)
+
+// Errorf is an error of a kind (of containerd/errdefs) that reads exactly as
+// the format says: the text is the user's, the kind is for errors.Is.
+func Errorf(kind error, format string, args ...any) error {
+	return &kindError{kind: kind, err: fmt.Errorf(format, args...)}
+}
+
+type kindError struct{ kind, err error }
+
+func (e *kindError) Error() string   { return e.err.Error() }
+func (e *kindError) Unwrap() []error { return []error{e.kind, e.err} }
+
+// ExitError says that a task's container ended, and not well.
+type ExitError struct {
+	Code int
+	// Cause is why, if more is known than the code.
+	Cause error
+}
+
+func (e *ExitError) Error() string {
+	if e.Cause == nil {
+		return fmt.Sprintf("task: non-zero exit (%d)", e.Code)
+	}
+	return fmt.Sprintf("task: non-zero exit (%d): %v", e.Code, e.Cause)
+}
+
+func (e *ExitError) Unwrap() error { return e.Cause }
