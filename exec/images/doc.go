@@ -1,0 +1,2 @@
+// Package images keeps the node's images.
+package images
