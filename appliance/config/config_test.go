@@ -164,11 +164,10 @@ f:2:23: registries[0].mirrors[1]: "https://u:p@h"; want https://HOST
 f:2:51: registries[0].insecure: given together with ca; want one of them
 f:3:21: registries[1].auth: incomplete; want username and password_file
 f:4:10: registries[2].host: "a.b" is listed twice`},
-		{"interfaces", "network:\n  interfaces:\n  - {dhcp: true, addresses: [10.0.0.1/24]}\n  - {match: {name: eth0}, addresses: [10.0.0.1], gateway: 10.9.0.1}
-  - {match: {name: eth1}, addresses: [10.0.0.1/24], gateway: 10.9.0.1}\n  - {match: {name: eth0}}\n", `f:3:5: network.interfaces[0]: match is missing; want a name or a mac
+		{"interfaces", "network:\n  interfaces:\n  - {dhcp: true, addresses: [10.0.0.1/24]}\n  - {match: {name: eth0}, addresses: [10.0.0.1], gateway: 10.9.0.1}\n  - {match: {name: eth1}, addresses: [10.0.0.1/24], gateway: 10.9.0.1}\n  - {match: {name: eth0}}\n", `f:3:5: network.interfaces[0]: match is missing; want a name or a mac
 f:3:12: network.interfaces[0].dhcp: given together with addresses or a gateway; want one of them
 f:4:39: network.interfaces[1].addresses[0]: "10.0.0.1"; want an address with its prefix such as 10.0.0.1/24
-f:5:60: network.interfaces[2].gateway: 10.9.0.1 is in the range of none of the addresses
+f:5:62: network.interfaces[2].gateway: 10.9.0.1 is in the range of none of the addresses
 f:6:5: network.interfaces[3]: matches the same interface as an earlier item`},
 		{"types", "hostname: 5\nswarm: [x]\nimages: {preload: /x}\nswarm.listen: x\nregistries: {}\n", `f:1:11: hostname: is a number; want a host name (put it in quotes)
 f:2:8: swarm: is a list; want a mapping (key: value)
