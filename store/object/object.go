@@ -133,6 +133,9 @@ type Endpoint struct {
 	// Network is "bridge", "none" or "host".
 	Network string
 	Ports   []Port
+	// Inactive keeps the endpoint out of the balancing of its shared ports
+	// until it is activated.
+	Inactive bool
 }
 
 // Port is a published port of an endpoint.
