@@ -49,6 +49,11 @@ func (a *API) Routes() []admin.Route {
 	return slices.Concat(
 		a.systemRoutes(),
 		a.distributionRoutes(),
+		a.containerRoutes(),
+		a.imageRoutes(),
+		a.volumeRoutes(),
+		a.networkRoutes(),
+		a.usageRoutes(),
 	)
 }
 

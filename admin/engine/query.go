@@ -51,22 +51,24 @@ func instant(r *http.Request, key string) (time.Time, error) {
 	if s == "" || s == "0" {
 		return time.Time{}, nil
 	}
+	t, ok := parseInstant(s)
+	if !ok {
+		return t, invalid("invalid %s '%s': want seconds since 1970 or RFC 3339", key, s)
+	}
+	return t, nil
+}
+
+func parseInstant(s string) (time.Time, bool) {
 	if t, err := time.Parse(time.RFC3339Nano, s); err == nil {
-		return t, nil
+		return t, true
 	}
 	whole, fraction, _ := strings.Cut(s, ".")
 	sec, err := strconv.ParseInt(whole, 10, 64)
 	if err != nil {
-		return time.Time{}, invalid("invalid %s '%s': want seconds since 1970 or RFC 3339", key, s)
+		return time.Time{}, false
 	}
-	var nsec int64
-	if fraction != "" {
-		fraction = (fraction + "000000000")[:max(9, min(len(fraction), 9))]
-		if nsec, err = strconv.ParseInt(fraction, 10, 64); err != nil || nsec < 0 {
-			return time.Time{}, invalid("invalid %s '%s': want seconds since 1970 or RFC 3339", key, s)
-		}
-	}
-	return time.Unix(sec, nsec), nil
+	nsec, err := strconv.ParseUint((fraction + "000000000")[:9], 10, 32)
+	return time.Unix(sec, int64(nsec)), err == nil
 }
 
 // objectVersion is the version of the object of the given kind that the client
