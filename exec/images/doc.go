@@ -1,2 +1,0 @@
-// Package images keeps the node's images.
-package images
