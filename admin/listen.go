@@ -71,6 +71,14 @@ type vouched struct {
 	peer Principal
 }
 
+// CloseWrite ends this side's half of the connection.
+func (v vouched) CloseWrite() error {
+	if c, ok := v.Conn.(interface{ CloseWrite() error }); ok {
+		return c.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
 // vsockListener accepts connections of the hypervisor only.
 type vsockListener struct{ net.Listener }
 
