@@ -10,8 +10,8 @@ import (
 )
 
 // containerAttach joins the client to the container's streams. A container
-// that was created and not started yet is waited for, so that "docker run" can
-// attach first and start then.
+// that was created and not started yet is waited for: "docker run" attaches
+// first, and starts it when it has the reply.
 func (a *API) containerAttach(w http.ResponseWriter, r *http.Request) error {
 	ctx := r.Context()
 	c, err := a.Containers.Inspect(ctx, r.PathValue("id"), false)
@@ -41,23 +41,35 @@ func (a *API) containerAttach(w http.ResponseWriter, r *http.Request) error {
 	}
 	defer x.close()
 	s := x.streams(q)
-	if flag(r, "logs") && !a.replay(r, c, s) {
+	if !flag(r, "stream") {
+		x.begin()
+		a.replay(r, c, s)
 		return nil
 	}
-	if flag(r, "stream") {
-		complain(ctx, s, a.Containers.Attach(ctx, c.ID, s))
+	s.Attached = func() {
+		x.begin()
+		if flag(r, "logs") {
+			a.replay(r, c, s)
+		}
+	}
+	switch err := a.Containers.Attach(ctx, c.ID, s); {
+	case x.begun:
+		complain(ctx, s, err)
+	case err != nil:
+		x.refuse(err)
+	default:
+		x.begin()
 	}
 	return nil
 }
 
-// replay writes what the container has written so far, and says whether the
-// client is still there.
-func (a *API) replay(r *http.Request, c container.InspectResponse, s object.Streams) bool {
+// replay writes what the container has written so far.
+func (a *API) replay(r *http.Request, c container.InspectResponse, s object.Streams) {
 	q := object.LogQuery{Stdout: s.Stdout != nil, Stderr: s.Stderr != nil, Tail: -1}
 	for line, err := range a.Containers.Logs(r.Context(), c.ID, q) {
 		if err != nil {
 			complain(r.Context(), s, err)
-			return false
+			return
 		}
 		to := s.Stdout
 		if line.Stderr {
@@ -67,8 +79,7 @@ func (a *API) replay(r *http.Request, c container.InspectResponse, s object.Stre
 			continue
 		}
 		if _, err := to.Write(line.Text); err != nil {
-			return false
+			return
 		}
 	}
-	return true
 }

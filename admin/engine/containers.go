@@ -13,6 +13,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"skep/admin"
 	"skep/store/object"
 )
 
@@ -114,6 +115,7 @@ func (a *API) containerCreate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	admin.NameObject(r.Context(), created.ID)
 	created.Warnings = listed(created.Warnings)
 	return writeJSON(w, http.StatusCreated, created)
 }

@@ -55,6 +55,8 @@ func (a *API) fail(w *tracked, r *http.Request, err error) {
 	if w.begun {
 		if !gone && !errors.Is(err, context.Canceled) {
 			a.Logger.Debug("broke off reply", "pattern", r.Pattern, "err", err)
+			// The client must not take what it got for the whole.
+			panic(http.ErrAbortHandler)
 		}
 		return
 	}

@@ -7,6 +7,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 
+	"skep/admin"
 	"skep/store/object"
 )
 
@@ -28,6 +29,7 @@ func (a *API) execCreate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	admin.NameObject(r.Context(), id)
 	return writeJSON(w, http.StatusCreated, container.ExecCreateResponse{ID: id})
 }
 
@@ -71,6 +73,7 @@ func (a *API) execStart(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer x.close()
+	x.begin()
 	s := x.streams(q)
 	complain(ctx, s, a.Containers.StartExec(ctx, id, false, height, width, s))
 	return nil

@@ -1,13 +1,16 @@
 package engine
 
 import (
-	"bufio"
+	"bytes"
 	"context"
+	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"time"
 
+	"github.com/moby/moby/api/types/common"
 	"github.com/moby/term"
 
 	"skep/store/object"
@@ -20,14 +23,17 @@ const drainTime = 2 * time.Second
 // wire is a connection that a handler took over from HTTP.
 type wire struct {
 	conn net.Conn
+	// head is the reply that begin sends.
+	head  string
+	begun bool
 	// stdin is what the client sends, up to its half-close.
 	stdin *io.PipeReader
 	// drained closes when the client closed its end.
 	drained chan struct{}
 }
 
-// takeOver ends HTTP on the connection and sends the reply's header. The
-// request's body must have been read. The caller closes the wire.
+// takeOver ends HTTP on the connection. The request's body must have been
+// read. The caller says how it begins, and closes the wire.
 func takeOver(w http.ResponseWriter, r *http.Request, mediaType string) (*wire, error) {
 	conn, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -38,18 +44,38 @@ func takeOver(w http.ResponseWriter, r *http.Request, mediaType string) (*wire, 
 		head = "HTTP/1.1 101 UPGRADED\r\nContent-Type: " + mediaType +
 			"\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
 	}
-	// A client that is gone shows when the output is written.
-	_, _ = io.WriteString(conn, head)
 	in, out := io.Pipe()
-	x := &wire{conn: conn, stdin: in, drained: make(chan struct{})}
-	go x.receive(rw.Reader, out) // ends with the connection, which close waits for
+	x := &wire{conn: conn, head: head, stdin: in, drained: make(chan struct{})}
+	// What the server has read ahead comes first. Reading on through its reader
+	// would end the request's context at the client's half-close.
+	ahead, err := rw.Reader.Peek(rw.Reader.Buffered())
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("read what came with the request: %w", err)
+	}
+	go x.receive(io.MultiReader(bytes.NewReader(ahead), conn), out) // ends with the connection, which close waits for
 	return x, nil
+}
+
+// begin sends the reply's header; the stream follows.
+func (x *wire) begin() {
+	x.begun = true
+	// A client that is gone shows when the output is written.
+	_, _ = io.WriteString(x.conn, x.head)
+}
+
+// refuse sends an error in place of the stream.
+func (x *wire) refuse(err error) {
+	status := statusOf(err)
+	body, _ := json.Marshal(common.ErrorResponse{Message: err.Error()})
+	_, _ = fmt.Fprintf(x.conn, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
+		status, http.StatusText(status), len(body), body)
 }
 
 // receive is the only reader of the connection. It goes on reading when nobody
 // wants the input any more: a connection that is closed with unread input is
 // reset, and the client loses output that was on its way.
-func (x *wire) receive(from *bufio.Reader, to *io.PipeWriter) {
+func (x *wire) receive(from io.Reader, to *io.PipeWriter) {
 	defer close(x.drained)
 	_, err := io.Copy(to, from)
 	if err == nil {

@@ -96,6 +96,7 @@ func (a *API) imageCreate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	admin.NameObject(r.Context(), ref)
 	p := &progress{w: w}
 	return p.end(a.Images.Pull(r.Context(), ref, platform, auth, p.send))
 }

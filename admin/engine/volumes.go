@@ -87,6 +87,7 @@ func (a *API) volumeCreate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	admin.NameObject(r.Context(), v.Name)
 	return writeJSON(w, http.StatusCreated, v)
 }
 

@@ -31,4 +31,8 @@ type Streams struct {
 	// DetachKeys end the attachment when they are typed; empty means the
 	// client's keys are passed on untouched.
 	DetachKeys []byte
+	// Attached, if set, is called once, before anything is written to the
+	// streams and when all that the process writes from then on will be: a
+	// client that starts the container afterwards misses nothing.
+	Attached func()
 }
