@@ -155,10 +155,12 @@ type Port struct {
 type Attachment struct {
 	Endpoint
 	// Namespace is the path of the network namespace; empty for the host's own.
-	Namespace  string
-	Address    string // CIDR
-	Gateway    string
-	MAC        string
-	Interface  string // name of the node's end
-	Nameserver []string
+	Namespace string
+	Address   string // CIDR
+	Gateway   string
+	MAC       string
+	Interface string // name of the node's end
+	// NetworkID and EndpointID are what the API calls the network and this.
+	NetworkID, EndpointID string
+	Nameserver            []string
 }

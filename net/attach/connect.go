@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package attach
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/network"
+
+	"skep/net/ipam"
+	"skep/net/link"
+	"skep/store/object"
+)
+
+// The node's networks.
+const (
+	onBridge = "bridge"
+	onHost   = "host"
+	onNone   = "none"
+)
+
+// inside is the device's name in a container.
+const inside = "eth0"
+
+// Connect makes an endpoint. For one that exists and is asked for in the same
+// way it is a question; one that is asked for differently is made anew.
+func (a *Attach) Connect(ctx context.Context, e object.Endpoint) (object.Attachment, error) {
+	if err := checkID(e.ID); err != nil {
+		return object.Attachment{}, err
+	}
+	if e.Network == "" || e.Network == "default" {
+		e.Network = onBridge
+	}
+	done, err := a.begin(ctx, e.ID)
+	if err != nil {
+		return object.Attachment{}, err
+	}
+	defer done()
+	a.mu.Lock()
+	r := a.ends[e.ID]
+	a.mu.Unlock()
+	if r != nil {
+		if r.Asked.Network == e.Network && slices.Equal(r.Asked.Ports, e.Ports) && a.whole(r) {
+			return r.attachment(), nil
+		}
+		if err := a.disconnect(ctx, r); err != nil {
+			return object.Attachment{}, err
+		}
+	}
+	r = &record{Asked: e, Made: object.Attachment{Endpoint: e}}
+	r.Asked.Ports = slices.Clone(e.Ports)
+	r.Made.EndpointID = endpointID(e.ID)
+	r.Made.NetworkID = a.bridge.IDs[e.Network]
+	switch e.Network {
+	case onBridge:
+		err = a.connectBridge(ctx, r)
+	case onHost:
+		// The node's own ports are the container's: nothing to publish.
+		r.Made.Ports = nil
+		err = a.keep(r)
+	case onNone:
+		r.Made.Ports = nil
+		r.Made.Namespace = a.disk.namespace(e.ID)
+		err = a.connectNone(r)
+	default:
+		err = object.Errorf(errdefs.ErrNotFound, "network %s not found", e.Network)
+	}
+	if err != nil {
+		return object.Attachment{}, err
+	}
+	return r.attachment(), nil
+}
+
+// whole reports whether an endpoint's namespace is still there.
+func (a *Attach) whole(r *record) bool {
+	return r.Made.Namespace == "" || link.Pinned(r.Made.Namespace)
+}
+
+func (a *Attach) connectNone(r *record) error {
+	if err := link.Remove(r.Made.Namespace); err != nil {
+		return err
+	}
+	if err := link.Create(r.Made.Namespace, link.Loopback); err != nil {
+		return err
+	}
+	if err := a.keep(r); err != nil {
+		return errors.Join(err, link.Remove(r.Made.Namespace))
+	}
+	return nil
+}
+
+// connectBridge reserves, then builds, then publishes. What it did is undone
+// in the opposite order when a step fails; what a crash leaves has no record
+// and is swept away by the next process.
+func (a *Attach) connectBridge(ctx context.Context, r *record) error {
+	if err := a.reserve(r); err != nil {
+		return err
+	}
+	if err := a.build(r); err != nil {
+		a.unreserve(r)
+		return err
+	}
+	if len(r.Made.Ports) == 0 {
+		return nil
+	}
+	err := a.publish(ctx)
+	if err == nil {
+		err = a.forgetStale(r)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("publish ports: %w", err), a.disconnect(context.WithoutCancel(ctx), r))
+	}
+	return nil
+}
+
+// reserve takes an address and ports.
+func (a *Attach) reserve(r *record) error {
+	id := r.Asked.ID
+	name := a.name(id) // may take its owner's locks: not under ours
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	ports, err := a.ports.Take(r.Asked.Ports)
+	if err != nil {
+		if name == "" {
+			name = id[:min(12, len(id))]
+		}
+		return fmt.Errorf("driver failed programming external connectivity on endpoint %s (%s): %w", name, r.Made.EndpointID, err)
+	}
+	addr, err := a.pool.Take(time.Now())
+	if err != nil {
+		a.ports.Release(ports)
+		return err
+	}
+	r.Made.Ports = ports
+	r.Made.Address = netip.PrefixFrom(addr, a.bridge.Subnet.Bits()).String()
+	r.Made.Gateway = a.bridge.Gateway.String()
+	r.Made.MAC = ipam.MAC(addr).String()
+	r.Made.Interface = a.device(r)
+	r.Made.Namespace = a.disk.namespace(id)
+	r.Made.Nameserver = Nameservers()
+	return nil
+}
+
+func (a *Attach) unreserve(r *record) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.pool.Release(r.address(), time.Now())
+	a.ports.Release(r.Made.Ports)
+}
+
+// build makes the namespace and the pair of devices, and keeps the record.
+func (a *Attach) build(r *record) error {
+	if err := link.Remove(r.Made.Namespace); err != nil {
+		return err
+	}
+	v := link.Veth{
+		Name: r.Made.Interface, Bridge: a.bridge.Name, Hairpin: filtersBridges(),
+		Peer: inside, Address: netip.PrefixFrom(r.address(), a.bridge.Subnet.Bits()),
+		Gateway: a.bridge.Gateway, MAC: ipam.MAC(r.address()), MTU: a.bridge.MTU,
+	}
+	if err := link.Create(r.Made.Namespace, func() error { return a.link.Plug(v) }); err != nil {
+		return err
+	}
+	a.saveNext()
+	if err := a.keep(r); err != nil {
+		return errors.Join(err, a.link.Remove(v.Name), link.Remove(r.Made.Namespace))
+	}
+	return nil
+}
+
+// keep makes the endpoint known, here and on disk.
+func (a *Attach) keep(r *record) error {
+	if err := a.disk.save(r); err != nil {
+		return fmt.Errorf("save attachment: %w", err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ends[r.Asked.ID] = r
+	return nil
+}
+
+// forgetStale lets UDP senders that were there before the port was reach it.
+func (a *Attach) forgetStale(r *record) error {
+	for _, p := range r.Made.Ports {
+		a.mu.Lock()
+		first := a.ports.Sole(p)
+		a.mu.Unlock()
+		if p.Protocol != network.UDP || !first {
+			continue
+		}
+		if err := a.link.ForgetPort(p.Host); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// filtersBridges reports whether the kernel shows bridged frames to the packet filter.
+func filtersBridges() bool {
+	b, err := os.ReadFile("/proc/sys/net/bridge/bridge-nf-call-iptables")
+	return err == nil && strings.TrimSpace(string(b)) == "1"
+}
+
+// Activate takes an endpoint into the balancing of its shared ports, or out of
+// it. Connections that it has go on.
+func (a *Attach) Activate(ctx context.Context, id string, active bool) error {
+	done, err := a.begin(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer done()
+	a.mu.Lock()
+	old, ok := a.ends[id]
+	if !ok {
+		a.mu.Unlock()
+		return object.Errorf(errdefs.ErrNotFound, "endpoint %s not found", id)
+	}
+	if old.Made.Inactive == !active {
+		a.mu.Unlock()
+		return nil
+	}
+	r := *old
+	r.Made.Inactive = !active
+	a.ends[id] = &r
+	a.mu.Unlock()
+	if err := a.disk.save(&r); err != nil {
+		return fmt.Errorf("save attachment: %w", err)
+	}
+	if len(r.Made.Ports) == 0 {
+		return nil
+	}
+	if err := a.publish(ctx); err != nil {
+		return fmt.Errorf("balance ports: %w", err)
+	}
+	return nil
+}
+
+// Disconnect removes an endpoint and ends its connections. One that is not
+// there is no error.
+func (a *Attach) Disconnect(ctx context.Context, id string) error {
+	done, err := a.begin(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer done()
+	a.mu.Lock()
+	r := a.ends[id]
+	a.mu.Unlock()
+	if r == nil {
+		return nil
+	}
+	return a.disconnect(ctx, r)
+}
+
+// disconnect takes the endpoint out of the rules, then out of the kernel. The
+// record goes last: what fails on the way is tried again by the next call, or
+// the next process.
+func (a *Attach) disconnect(ctx context.Context, r *record) error {
+	id := r.Asked.ID
+	a.mu.Lock()
+	delete(a.ends, id)
+	a.mu.Unlock()
+	err := a.dismantle(ctx, r)
+	if err != nil {
+		a.mu.Lock()
+		a.ends[id] = r
+		a.mu.Unlock()
+		return fmt.Errorf("disconnect %s: %w", id[:min(12, len(id))], err)
+	}
+	if r.address().IsValid() {
+		a.unreserve(r)
+	}
+	return nil
+}
+
+func (a *Attach) dismantle(ctx context.Context, r *record) error {
+	if len(r.Made.Ports) > 0 {
+		if err := a.publish(ctx); err != nil {
+			return err
+		}
+	}
+	if r.address().IsValid() {
+		if err := a.link.Remove(r.Made.Interface); err != nil {
+			return err
+		}
+		if err := a.link.Forget(r.address()); err != nil {
+			return err
+		}
+	}
+	if r.Made.Namespace != "" {
+		if err := link.Remove(r.Made.Namespace); err != nil {
+			return err
+		}
+	}
+	return a.disk.remove(r.Asked.ID)
+}
+
+// Retain disconnects every endpoint but these.
+func (a *Attach) Retain(ctx context.Context, ids []string) error {
+	a.mu.Lock()
+	var others []string
+	for id := range a.ends {
+		if !slices.Contains(ids, id) {
+			others = append(others, id)
+		}
+	}
+	a.mu.Unlock()
+	var errs []error
+	for _, id := range others {
+		errs = append(errs, a.Disconnect(ctx, id))
+	}
+	return errors.Join(errs...)
+}

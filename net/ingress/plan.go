@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package ingress leads the ports of the node to its endpoints.
+//
+// [Plan] is pure: it turns the endpoints of a node into the table of the
+// packet filter that serves them. [Ports] keeps the node's ports from other
+// programs while they are published. What balances over several nodes is not here.
+package ingress
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/moby/moby/api/types/network"
+	"golang.org/x/sys/unix"
+
+	"skep/net/nft"
+	"skep/store/object"
+)
+
+// Local is the node's own network, to which the ports lead.
+type Local struct {
+	Table  string
+	Bridge string
+	Subnet netip.Prefix
+}
+
+// Endpoint is a container on the node's network.
+type Endpoint struct {
+	Address netip.Addr
+	// Active endpoints get new connections; others only keep those they have.
+	Active bool
+	Ports  []object.Port
+}
+
+// The chains and maps of the table that are always there.
+const (
+	byAddress = "bound"
+	byPort    = "ports"
+	published = "published"
+)
+
+// Plan is the table that leads the endpoints' ports to them. It is the same
+// for the same endpoints in any order.
+//
+// A port that nobody active serves drops what comes, so that a client tries
+// again and finds the next endpoint, and so that no UDP sender is remembered
+// as one that speaks to the node itself.
+func Plan(l Local, endpoints []Endpoint) nft.Table {
+	t := frame(l)
+	bound := &t.Maps[0].Elements
+	ports := &t.Maps[1].Elements
+	for _, b := range balance(endpoints) {
+		chain := nft.Chain{Name: b.listen.chain(), Rules: []nft.Rule{nft.Rule{}.Drop()}}
+		if len(b.targets) > 0 {
+			chain.Rules = []nft.Rule{nft.Rule{}.Translate(b.targets)}
+		}
+		t.Chains = append(t.Chains, chain)
+		e := nft.Element{Key: b.listen.key(), Chain: chain.Name}
+		if b.listen.address.IsValid() {
+			*bound = append(*bound, e)
+		} else {
+			*ports = append(*ports, e)
+		}
+	}
+	return t
+}
+
+// frame is the table without any port.
+func frame(l Local) nft.Table {
+	loopback := netip.MustParsePrefix("127.0.0.0/8")
+	var r nft.Rule
+	base := func(name, kind string, at nft.Point, priority int32, rules ...nft.Rule) nft.Chain {
+		return nft.Chain{Name: name, Hook: &nft.Hook{Type: kind, Point: at, Priority: priority}, Rules: rules}
+	}
+	return nft.Table{
+		Name: l.Table,
+		Maps: []nft.Map{{Name: byAddress, Width: 12}, {Name: byPort, Width: 8}},
+		Chains: []nft.Chain{
+			// The bridge routes 127.0.0.0/8 for the node's own connections; no
+			// container may use that to reach what listens there, or pose as it.
+			base("guard", "filter", nft.Prerouting, -300,
+				r.IfName(l.Bridge).To(loopback).Drop(),
+				r.IfName(l.Bridge).From(loopback).Drop()),
+			base("prerouting", "nat", nft.Prerouting, -100, r.ToLocal().Jump(published)),
+			base("output", "nat", nft.Output, -100, r.ToLocal().Jump(published)),
+			// What was not published is not reachable from outside by a route either.
+			base("forward", "filter", nft.Forward, 0,
+				r.OutName(l.Bridge).Established().Accept(),
+				r.OutName(l.Bridge).Translated().Accept(),
+				r.OutName(l.Bridge).NotIfName(l.Bridge).Drop()),
+			base("postrouting", "nat", nft.Postrouting, 100,
+				r.OutName(l.Bridge).From(loopback).Masquerade(),
+				// From an endpoint by the node to an endpoint: the answer must come back by the node.
+				r.OutName(l.Bridge).From(l.Subnet).Translated().Masquerade(),
+				r.NotOutName(l.Bridge).From(l.Subnet).Masquerade()),
+			{Name: published, Rules: []nft.Rule{r.ByAddressAndPort(byAddress), r.ByPort(byPort)}},
+		},
+	}
+}
+
+// listen is one port of the node.
+type listen struct {
+	address netip.Addr // not valid for all addresses
+	proto   network.IPProtocol
+	port    uint16
+}
+
+func listenOf(p object.Port) listen {
+	a, err := netip.ParseAddr(p.HostIP)
+	if err != nil || a.IsUnspecified() {
+		a = netip.Addr{}
+	}
+	return listen{a.Unmap(), p.Protocol, p.Host}
+}
+
+func (l listen) key() string {
+	proto := uint8(unix.IPPROTO_TCP)
+	if l.proto == network.UDP {
+		proto = unix.IPPROTO_UDP
+	}
+	return nft.PortKey(l.address, proto, l.port)
+}
+
+func (l listen) chain() string {
+	if l.address.IsValid() {
+		return fmt.Sprintf("%s-%s-%d", l.proto, l.address, l.port)
+	}
+	return fmt.Sprintf("%s-%d", l.proto, l.port)
+}
+
+func (l listen) compare(o listen) int {
+	return cmp.Or(l.address.Compare(o.address), cmp.Compare(l.port, o.port), cmp.Compare(l.proto, o.proto))
+}
+
+// balanced is a port of the node and those who serve it.
+type balanced struct {
+	listen  listen
+	targets []nft.Target
+}
+
+func balance(endpoints []Endpoint) []balanced {
+	by := map[listen][]nft.Target{}
+	for _, e := range endpoints {
+		for _, p := range e.Ports {
+			l := listenOf(p)
+			ts := by[l]
+			if e.Active || !p.Shared {
+				ts = append(ts, nft.Target{Address: e.Address, Port: p.Container})
+			}
+			by[l] = ts
+		}
+	}
+	out := make([]balanced, 0, len(by))
+	for l, ts := range by {
+		slices.SortFunc(ts, func(x, y nft.Target) int {
+			return cmp.Or(x.Address.Compare(y.Address), cmp.Compare(x.Port, y.Port))
+		})
+		out = append(out, balanced{l, slices.Compact(ts)})
+	}
+	slices.SortFunc(out, func(x, y balanced) int { return x.listen.compare(y.listen) })
+	return out
+}

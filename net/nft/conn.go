@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
+)
+
+// buffer is the room for one transaction and its acknowledgements.
+const buffer = 16 << 20
+
+// chunk is how many elements go into one message, whose length is 16 bits.
+const chunk = 512
+
+// Conn speaks to the packet filter of the network namespace of the thread that
+// opened it. It is not safe for concurrent use.
+type Conn struct{ c *nftables.Conn }
+
+// Open opens a connection.
+func Open() (*Conn, error) {
+	c, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
+		return errors.Join(c.SetReadBuffer(buffer), c.SetWriteBuffer(buffer))
+	}))
+	if err != nil {
+		return nil, fmt.Errorf("open nftables: %w", err)
+	}
+	return &Conn{c}, nil
+}
+
+// Close closes the connection.
+func (c *Conn) Close() error { return c.c.CloseLasting() }
+
+// Replace makes the kernel's table equal to t, whatever is there.
+func (c *Conn) Replace(t Table) error {
+	kt := kernelTable(t.Name)
+	// Adding first, because deleting what is not there would fail.
+	c.c.AddTable(kt)
+	c.c.DelTable(kt)
+	c.c.AddTable(kt)
+	if err := c.fill(change{chains: t.Chains, maps: t.Maps, full: true}, kt); err != nil {
+		return fmt.Errorf("replace table %s: %w", t.Name, err)
+	}
+	return nil
+}
+
+// Apply makes the kernel's table equal to next, knowing that it is equal to
+// now. It costs in proportion to what differs.
+func (c *Conn) Apply(now, next Table) error {
+	d := diff(now, next)
+	if d.empty() {
+		return nil
+	}
+	if err := c.fill(d, kernelTable(next.Name)); err != nil {
+		return fmt.Errorf("change table %s: %w", next.Name, err)
+	}
+	return nil
+}
+
+// Delete removes the table, if it is there.
+func (c *Conn) Delete(name string) error {
+	kt := kernelTable(name)
+	c.c.AddTable(kt)
+	c.c.DelTable(kt)
+	if err := c.c.Flush(); err != nil {
+		return fmt.Errorf("delete table %s: %w", name, err)
+	}
+	return nil
+}
+
+func kernelTable(name string) *nftables.Table {
+	return &nftables.Table{Name: name, Family: nftables.TableFamilyIPv4}
+}
+
+// fill sends a change. The order is such that every name exists when it is
+// used and nothing is removed that is still named.
+func (c *Conn) fill(d change, kt *nftables.Table) error {
+	sets := map[string]*nftables.Set{}
+	var id uint32
+	for _, m := range d.maps {
+		id++
+		sets[m.Name] = kernelMap(m, kt, id)
+	}
+	if err := c.dropElements(d, sets); err != nil {
+		return err
+	}
+	for _, name := range d.goneChains {
+		c.c.FlushChain(&nftables.Chain{Name: name, Table: kt})
+		c.c.DelChain(&nftables.Chain{Name: name, Table: kt})
+	}
+	for _, ch := range d.chains {
+		kc := kernelChain(ch, kt)
+		if d.known[ch.Name] {
+			c.c.FlushChain(kc)
+			continue
+		}
+		c.c.AddChain(kc)
+	}
+	for _, m := range d.maps {
+		if d.full {
+			if err := c.c.AddSet(sets[m.Name], nil); err != nil {
+				return err
+			}
+		}
+		for els := range slices.Chunk(m.Elements, chunk) {
+			if err := c.c.SetAddElements(sets[m.Name], kernelElements(els)); err != nil {
+				return err
+			}
+		}
+	}
+	for _, ch := range d.chains {
+		for _, r := range ch.Rules {
+			id++
+			if err := c.addRule(r, kernelChain(ch, kt), sets, id); err != nil {
+				return fmt.Errorf("chain %s: %w", ch.Name, err)
+			}
+		}
+	}
+	return c.c.Flush()
+}
+
+func (c *Conn) dropElements(d change, sets map[string]*nftables.Set) error {
+	for _, m := range d.goneElements {
+		for els := range slices.Chunk(m.Elements, chunk) {
+			if err := c.c.SetDeleteElements(sets[m.Name], kernelElements(els)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// addRule adds a rule; if it has targets, with the anonymous map that it uses.
+func (c *Conn) addRule(r Rule, kc *nftables.Chain, sets map[string]*nftables.Set, id uint32) error {
+	exprs := slices.Clone(r.exprs)
+	for i, e := range exprs {
+		l, ok := e.(*expr.Lookup)
+		if !ok {
+			continue
+		}
+		bound := *l
+		if l.SetName != "" {
+			if s := sets[l.SetName]; s != nil {
+				bound.SetID = s.ID
+			}
+		} else {
+			if err := c.addTargets(kc.Table, r.targets, id); err != nil {
+				return err
+			}
+			bound.SetID, bound.SetName = id, anonymousMap
+		}
+		exprs[i] = &bound
+	}
+	c.c.AddRule(&nftables.Rule{Table: kc.Table, Chain: kc, Exprs: exprs})
+	return nil
+}
+
+// anonymousMap is the name that the kernel completes with a number.
+const anonymousMap = "__map%d"
+
+func (c *Conn) addTargets(kt *nftables.Table, targets []Target, id uint32) error {
+	s := &nftables.Set{
+		Table: kt, ID: id, Name: anonymousMap, Anonymous: true, Constant: true, IsMap: true,
+		KeyType: nftables.TypeInteger, DataType: concat(nftables.TypeIPAddr, nftables.TypeInetService),
+	}
+	var els []nftables.SetElement
+	for i, t := range targets {
+		els = append(els, nftables.SetElement{Key: binaryutil.NativeEndian.PutUint32(uint32(i)), Val: t.pack()})
+	}
+	if len(els) <= chunk {
+		return c.c.AddSet(s, els)
+	}
+	if err := c.c.AddSet(s, nil); err != nil {
+		return err
+	}
+	// The library refuses to add to an anonymous map that is made; the kernel
+	// does not, until a rule uses it.
+	named := *s
+	named.Anonymous = false
+	for some := range slices.Chunk(els, chunk) {
+		if err := c.c.SetAddElements(&named, some); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func kernelMap(m Map, kt *nftables.Table, id uint32) *nftables.Set {
+	key := concat(nftables.TypeInetProto, nftables.TypeInetService)
+	if m.Width == 3*part {
+		key = concat(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService)
+	}
+	return &nftables.Set{Table: kt, ID: id, Name: m.Name, IsMap: true, KeyType: key, DataType: nftables.TypeVerdict}
+}
+
+// concat is the type of a key or value of several parts. Each part takes whole words.
+func concat(types ...nftables.SetDatatype) nftables.SetDatatype {
+	t, err := nftables.ConcatSetType(types...)
+	if err != nil {
+		panic(err) // the types are constants above
+	}
+	return t
+}
+
+func kernelChain(ch Chain, kt *nftables.Table) *nftables.Chain {
+	kc := &nftables.Chain{Name: ch.Name, Table: kt}
+	if ch.Hook == nil {
+		return kc
+	}
+	accept := nftables.ChainPolicyAccept
+	kc.Type = nftables.ChainType(ch.Hook.Type)
+	kc.Hooknum = nftables.ChainHookRef(nftables.ChainHook(ch.Hook.Point))
+	kc.Priority = nftables.ChainPriorityRef(nftables.ChainPriority(ch.Hook.Priority))
+	kc.Policy = &accept
+	return kc
+}
+
+func kernelElements(els []Element) []nftables.SetElement {
+	out := make([]nftables.SetElement, 0, len(els))
+	for _, e := range els {
+		out = append(out, nftables.SetElement{
+			Key: []byte(e.Key), VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: e.Chain},
+		})
+	}
+	return out
+}

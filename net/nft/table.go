@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package nft writes tables of the kernel's packet filter.
+//
+// A [Table] is a value: what the table is to hold. It prints itself in the
+// manner of the nft command, which is how tests and people read it, and
+// [Conn.Read] reads the kernel's table back into such a value, so that what is
+// wanted and what is there can be compared as text. [Conn.Apply] makes the
+// kernel's table equal to a value, in one transaction: packets see the old
+// table or the new one. Only the table named is touched.
+//
+// It covers IPv4 and the few statements that Skep uses; it is no general
+// binding, and knows nothing of what the rules are for.
+package nft
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/google/nftables/expr"
+)
+
+// Table is a table of the family ip. Chains and maps are in order: a chain or
+// map is listed before the rules that name it are reached.
+type Table struct {
+	Name   string
+	Maps   []Map
+	Chains []Chain
+}
+
+// Hook is where the kernel enters a chain.
+type Hook struct {
+	Type     string // nat or filter
+	Point    Point
+	Priority int32
+}
+
+// Point is a place in a packet's way through the kernel.
+type Point uint32
+
+// The points, as the kernel numbers them.
+const (
+	Prerouting Point = iota
+	Input
+	Forward
+	Output
+	Postrouting
+)
+
+// Chain is a list of rules. The policy of a chain with a hook is to accept.
+type Chain struct {
+	Name  string
+	Hook  *Hook // nil for one that is only jumped to
+	Rules []Rule
+}
+
+// Rule is a list of statements.
+type Rule struct {
+	exprs []expr.Any
+	// targets is the anonymous map that the rule's lookup uses, if any.
+	targets []Target
+}
+
+// Map leads from a key, of packed parts, to a chain.
+type Map struct {
+	Name string
+	// Width is the length of the keys in bytes.
+	Width    int
+	Elements []Element
+}
+
+// Element sends packets with a key to a chain.
+type Element struct {
+	Key   string // packed, see PortKey
+	Chain string
+}
+
+// Target is an address and port to translate to.
+type Target struct {
+	Address netip.Addr
+	Port    uint16
+}
+
+// Each part of a packed key takes a multiple of four bytes.
+const part = 4
+
+// PortKey packs a key of protocol and port; if the address is valid it comes first.
+func PortKey(a netip.Addr, proto uint8, port uint16) string {
+	var b []byte
+	if a.IsValid() {
+		b = append(b, a.AsSlice()...)
+	}
+	b = append(b, proto, 0, 0, 0)
+	b = binary.BigEndian.AppendUint16(b, port)
+	return string(append(b, 0, 0))
+}
+
+func (t Target) pack() []byte {
+	b := binary.BigEndian.AppendUint16(t.Address.AsSlice(), t.Port)
+	return append(b, 0, 0)
+}
+
+func unpackTarget(b []byte) Target {
+	if len(b) < 6 {
+		return Target{}
+	}
+	a, _ := netip.AddrFromSlice(b[:4])
+	return Target{a, binary.BigEndian.Uint16(b[4:])}
+}

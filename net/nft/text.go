@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nft
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"math/bits"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// String prints the table in the manner of nft list table. Elements of maps
+// are in order of their keys, chains in order of their names, those with a
+// hook first: that is, the same for tables that do the same.
+func (t Table) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "table ip %s {\n", t.Name)
+	for _, m := range slices.SortedFunc(slices.Values(t.Maps), func(x, y Map) int { return cmp.Compare(x.Name, y.Name) }) {
+		b.WriteString(m.text())
+	}
+	for _, c := range slices.SortedFunc(slices.Values(t.Chains), byHookAndName) {
+		b.WriteString(c.text())
+	}
+	b.WriteString("}\n")
+	return b.String()
+}
+
+func byHookAndName(x, y Chain) int {
+	switch {
+	case x.Hook != nil && y.Hook != nil:
+		return cmp.Or(cmp.Compare(x.Hook.Point, y.Hook.Point), cmp.Compare(x.Hook.Priority, y.Hook.Priority), cmp.Compare(x.Name, y.Name))
+	case x.Hook != nil:
+		return -1
+	case y.Hook != nil:
+		return 1
+	}
+	return cmp.Compare(x.Name, y.Name)
+}
+
+func (m Map) text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\tmap %s {\n", m.Name)
+	for _, e := range slices.SortedFunc(slices.Values(m.Elements), func(x, y Element) int { return cmp.Compare(x.Key, y.Key) }) {
+		fmt.Fprintf(&b, "\t\t%s : goto %s\n", keyText(e.Key), e.Chain)
+	}
+	b.WriteString("\t}\n")
+	return b.String()
+}
+
+// keyText reads a packed key: an address if there is room for one, a protocol, a port.
+func keyText(key string) string {
+	b := []byte(key)
+	var parts []string
+	if len(b) == 3*part {
+		a, _ := netip.AddrFromSlice(b[:part])
+		parts, b = append(parts, a.String()), b[part:]
+	}
+	if len(b) != 2*part {
+		return fmt.Sprintf("%x", key)
+	}
+	return strings.Join(append(parts, protoText(b[0]), fmt.Sprint(binary.BigEndian.Uint16(b[part:]))), " . ")
+}
+
+func protoText(p byte) string {
+	switch p {
+	case unix.IPPROTO_TCP:
+		return "tcp"
+	case unix.IPPROTO_UDP:
+		return "udp"
+	}
+	return fmt.Sprint(p)
+}
+
+func (c Chain) text() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\tchain %s {\n", c.Name)
+	if c.Hook != nil {
+		fmt.Fprintf(&b, "\t\ttype %s hook %s priority %d; policy accept;\n", c.Hook.Type, c.Hook.Point, c.Hook.Priority)
+	}
+	for _, r := range c.Rules {
+		fmt.Fprintf(&b, "\t\t%s\n", r)
+	}
+	b.WriteString("\t}\n")
+	return b.String()
+}
+
+// String is the point's name.
+func (p Point) String() string {
+	names := [...]string{"prerouting", "input", "forward", "output", "postrouting"}
+	if int(p) < len(names) {
+		return names[p]
+	}
+	return fmt.Sprintf("hook%d", uint32(p))
+}
+
+// String prints the rule. The statements are for a machine of registers; this
+// runs them with texts for values.
+func (r Rule) String() string {
+	p := printer{words: map[uint32]string{}, targets: r.targets}
+	for _, e := range r.exprs {
+		p.step(e)
+	}
+	return strings.Join(p.out, " ")
+}
+
+type printer struct {
+	words   map[uint32]string // what each register word holds
+	targets []Target
+	out     []string
+}
+
+// word numbers registers by their first word: registers of four words and
+// words are two names for the same memory.
+func word(register uint32) uint32 {
+	if register >= unix.NFT_REG32_00 {
+		return register - unix.NFT_REG32_00
+	}
+	return (register - unix.NFT_REG_1) * 4
+}
+
+func (p *printer) load(register uint32, text string) { p.words[word(register)] = text }
+
+func (p *printer) say(format string, args ...any) {
+	p.out = append(p.out, fmt.Sprintf(format, args...))
+}
+
+func (p *printer) step(e expr.Any) {
+	switch e := e.(type) {
+	case *expr.Meta:
+		p.load(e.Register, metaText(e.Key))
+	case *expr.Payload:
+		p.load(e.DestRegister, payloadText(e))
+	case *expr.Fib:
+		p.load(e.Register, "fib daddr type")
+	case *expr.Ct:
+		p.load(e.Register, ctText(e.Key))
+	case *expr.Bitwise:
+		p.load(e.DestRegister, p.words[word(e.SourceRegister)]+maskText(p.words[word(e.SourceRegister)], e.Mask))
+	case *expr.Cmp:
+		p.compare(e)
+	case *expr.Numgen:
+		p.load(e.Register, fmt.Sprintf("numgen %s mod %d", numgenText(e.Type), e.Modulus))
+	case *expr.Immediate:
+		p.load(e.Register, unpackTarget(e.Data).String())
+	case *expr.Lookup:
+		p.lookup(e)
+	case *expr.NAT:
+		p.say("dnat to %s", p.words[word(e.RegAddrMin)])
+	case *expr.Masq:
+		p.say("masquerade")
+	case *expr.Verdict:
+		p.say("%s", verdictText(e))
+	default:
+		p.say("unknown %T", e)
+	}
+}
+
+func (p *printer) lookup(e *expr.Lookup) {
+	if e.IsDestRegSet && e.DestRegister == unix.NFT_REG_VERDICT {
+		var key []string
+		for w := word(e.SourceRegister); p.words[w] != ""; w++ {
+			key = append(key, p.words[w])
+		}
+		p.say("%s vmap @%s", strings.Join(key, " . "), e.SetName)
+		return
+	}
+	var targets []string
+	for i, t := range p.targets {
+		targets = append(targets, fmt.Sprintf("%d : %s", i, t))
+	}
+	p.load(e.DestRegister, fmt.Sprintf("%s map { %s }", p.words[word(e.SourceRegister)], strings.Join(targets, ", ")))
+}
+
+func (p *printer) compare(e *expr.Cmp) {
+	left := p.words[word(e.Register)]
+	delete(p.words, word(e.Register))
+	name, mask, masked := strings.Cut(left, " & ")
+	switch {
+	case masked && strings.HasPrefix(name, "ct "):
+		p.say("%s %s", name, mask)
+		return
+	case strings.HasPrefix(name, "ip "):
+		a, _ := netip.AddrFromSlice(e.Data)
+		if masked {
+			p.say("%s %s%s%s", name, notText(e.Op), a, mask)
+			return
+		}
+		p.say("%s %s%s", name, notText(e.Op), a)
+	case name == "fib daddr type":
+		if bytes.Equal(e.Data, binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)) {
+			p.say("%s %slocal", name, notText(e.Op))
+			return
+		}
+		p.say("%s %s%x", name, notText(e.Op), e.Data)
+	default:
+		p.say("%s %s%q", name, notText(e.Op), bytes.TrimRight(e.Data, "\x00"))
+	}
+}
+
+func notText(op expr.CmpOp) string {
+	if op == expr.CmpOpNeq {
+		return "!= "
+	}
+	return ""
+}
+
+func metaText(k expr.MetaKey) string {
+	switch k {
+	case expr.MetaKeyIIFNAME:
+		return "iifname"
+	case expr.MetaKeyOIFNAME:
+		return "oifname"
+	case expr.MetaKeyL4PROTO:
+		return "meta l4proto"
+	default:
+		return fmt.Sprintf("meta %d", k)
+	}
+}
+
+func payloadText(e *expr.Payload) string {
+	switch {
+	case e.Base == expr.PayloadBaseNetworkHeader && e.Offset == 12 && e.Len == 4:
+		return "ip saddr"
+	case e.Base == expr.PayloadBaseNetworkHeader && e.Offset == 16 && e.Len == 4:
+		return "ip daddr"
+	case e.Base == expr.PayloadBaseTransportHeader && e.Offset == 2 && e.Len == 2:
+		return "th dport"
+	}
+	return fmt.Sprintf("@%d,%d,%d", e.Base, e.Offset, e.Len)
+}
+
+func ctText(k expr.CtKey) string {
+	switch k {
+	case expr.CtKeySTATE:
+		return "ct state"
+	case expr.CtKeySTATUS:
+		return "ct status"
+	default:
+		return fmt.Sprintf("ct %d", k)
+	}
+}
+
+func maskText(name string, mask []byte) string {
+	switch name {
+	case "ip saddr", "ip daddr":
+		return fmt.Sprintf(" & /%d", bits.LeadingZeros32(^binary.BigEndian.Uint32(mask)))
+	case "ct status":
+		if bytes.Equal(mask, binaryutil.NativeEndian.PutUint32(statusDNAT)) {
+			return " & dnat"
+		}
+	case "ct state":
+		if bytes.Equal(mask, binaryutil.NativeEndian.PutUint32(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)) {
+			return " & established,related"
+		}
+	}
+	return fmt.Sprintf(" & %x", mask)
+}
+
+func numgenText(kind uint32) string {
+	if kind == unix.NFT_NG_RANDOM {
+		return "random"
+	}
+	return "inc"
+}
+
+func verdictText(v *expr.Verdict) string {
+	switch v.Kind {
+	case expr.VerdictAccept:
+		return "accept"
+	case expr.VerdictDrop:
+		return "drop"
+	case expr.VerdictJump:
+		return "jump " + v.Chain
+	case expr.VerdictGoto:
+		return "goto " + v.Chain
+	case expr.VerdictReturn:
+		return "return"
+	default:
+		return fmt.Sprintf("verdict %d", v.Kind)
+	}
+}
+
+// String is "address . port", as nft writes it.
+func (t Target) String() string { return fmt.Sprintf("%s . %d", t.Address, t.Port) }
