@@ -107,6 +107,9 @@ func (a *API) containerCreate(w http.ResponseWriter, r *http.Request) error {
 	if req.HostConfig == nil {
 		req.HostConfig = &container.HostConfig{}
 	}
+	if err := allowHost(r.Context(), hostAccess(req.HostConfig)); err != nil {
+		return err
+	}
 	adaptCreate(&req, minorOf(r))
 	if err := a.checkPlatform(r.Context(), req.Image, param(r, "platform")); err != nil {
 		return err

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"encoding/binary"
 	"io"
 	"iter"
@@ -34,8 +35,8 @@ type frames struct {
 	w io.Writer
 	// raw leaves the frames out: a terminal has one output.
 	raw bool
-	// flush, if not nil, sends what was written on its way; guarded by mu.
-	flush func() error
+	// buf is the last frame; guarded by mu.
+	buf []byte
 }
 
 // output is one of the two outputs of frames.
@@ -52,18 +53,14 @@ func (o output) Write(p []byte) (int, error) {
 	defer o.mu.Unlock()
 	frame := p
 	if !o.raw {
-		frame = make([]byte, 8, 8+len(p))
-		frame[0] = o.stream
-		binary.BigEndian.PutUint32(frame[4:], uint32(len(p)))
-		frame = append(frame, p...)
+		// One write, because clients take what they read at once for a whole.
+		o.buf = append(o.buf[:0], o.stream, 0, 0, 0)
+		o.buf = binary.BigEndian.AppendUint32(o.buf, uint32(len(p)))
+		o.buf = append(o.buf, p...)
+		frame = o.buf
 	}
 	if _, err := o.w.Write(frame); err != nil {
 		return 0, err
-	}
-	if o.flush != nil {
-		if err := o.flush(); err != nil {
-			return 0, err
-		}
 	}
 	return len(p), nil
 }
@@ -113,9 +110,13 @@ type logEntry struct {
 func writeLog(w http.ResponseWriter, r *http.Request, q logRequest, tty bool, lines iter.Seq2[logEntry, error]) error {
 	next, stop := iter.Pull2(lines)
 	defer stop()
-	f := &frames{w: w, raw: tty}
+	soon := &flusher{w: w}
+	defer soon.stop()
+	f := &frames{w: soon, raw: tty}
+	begun := false
 	begin := func() (err error) {
-		f.flush, err = flushed(w, streamType(r, tty))
+		begun = true
+		soon.flush, err = flushed(w, streamType(r, tty))
 		return err
 	}
 	// A client that follows waits for the headers, not for the first line.
@@ -124,17 +125,17 @@ func writeLog(w http.ResponseWriter, r *http.Request, q logRequest, tty bool, li
 			return err
 		}
 	}
-	for {
+	for unfinished := (partial{}); ; {
 		line, err, more := next()
 		switch {
-		case !more && f.flush == nil:
-			return begin()
-		case !more:
+		case !more && begun:
 			return nil
+		case !more:
+			return begin()
 		case err != nil:
 			return err
 		}
-		if f.flush == nil {
+		if !begun {
 			if err := begin(); err != nil {
 				return err
 			}
@@ -143,16 +144,83 @@ func writeLog(w http.ResponseWriter, r *http.Request, q logRequest, tty bool, li
 		if line.Stderr {
 			out = f.stderr()
 		}
-		if _, err := out.Write(q.format(line)); err != nil {
+		if _, err := out.Write(q.format(line, unfinished.continues(line))); err != nil {
 			return err
 		}
+	}
+}
+
+// partial holds the sources whose last piece did not end its line: what comes
+// next from there continues it.
+type partial map[string]bool
+
+func (p partial) continues(line logEntry) bool {
+	source := line.details
+	if line.Stderr {
+		source += "\x00"
+	}
+	continues := p[source]
+	delete(p, source)
+	if !bytes.HasSuffix(line.Text, []byte("\n")) {
+		p[source] = true
+	}
+	return continues
+}
+
+// flushDelay bounds how long a line waits for the next, so that lines that
+// come together, as a log's past does, leave together.
+const flushDelay = 5 * time.Millisecond
+
+// flusher sends what was written soon after.
+type flusher struct {
+	mu sync.Mutex
+	// Everything below is guarded by mu.
+	w     io.Writer
+	flush func() error
+	// timer runs while something written waits to be sent.
+	timer *time.Timer
+	// done is set when w may not be touched any more.
+	done bool
+}
+
+func (f *flusher) Write(p []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n, err := f.w.Write(p)
+	if f.timer == nil && err == nil {
+		f.timer = time.AfterFunc(flushDelay, f.fire)
+	}
+	return n, err
+}
+
+func (f *flusher) fire() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.timer = nil
+	if !f.done {
+		// A client that is gone shows at the next Write.
+		_ = f.flush()
+	}
+}
+
+// stop must come before the handler's return. What is left is sent by the server.
+func (f *flusher) stop() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.done = true
+	if f.timer != nil {
+		f.timer.Stop()
 	}
 }
 
 // timeLayout is RFC 3339 with all nine digits, so that lines align.
 const timeLayout = "2006-01-02T15:04:05.000000000Z07:00"
 
-func (q logRequest) format(line logEntry) []byte {
+// format puts time and details before the text of a line, once a line.
+func (q logRequest) format(line logEntry, continues bool) []byte {
+	if continues {
+		return line.Text
+	}
 	var b []byte
 	if q.timestamps {
 		b = append(line.Time.UTC().AppendFormat(b, timeLayout), ' ')
