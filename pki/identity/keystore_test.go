@@ -1,0 +1,276 @@
+package identity_test
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"skep/pki/identity"
+	"skep/pki/seal"
+)
+
+func open(t *testing.T, dir string) *identity.Keystore {
+	t.Helper()
+	k, err := identity.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = k.Close() })
+	return k
+}
+
+func setNode(id string) func(*identity.State) error {
+	return func(s *identity.State) error {
+		s.NodeID, s.Key, s.Roots, s.Epoch = id, seal.Secret("canary-key-"+id), []byte("roots"), s.Epoch+1
+		return nil
+	}
+}
+
+func update(t *testing.T, k *identity.Keystore, change func(*identity.State) error) {
+	t.Helper()
+	if err := k.Update(change); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func closeNow(t *testing.T, k *identity.Keystore) {
+	t.Helper()
+	if err := k.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestKeystore_StartsInactiveAndKeepsWhatItIsTold(t *testing.T) {
+	dir := t.TempDir()
+	k := open(t, dir)
+	first := k.State()
+	if first.NodeID != "" || len(first.DEKs) != 1 || first.Locked {
+		t.Errorf("got %+v", first)
+	}
+	record := k.Keyring().Seal("d", []byte("data"))
+	update(t, k, setNode("n1"))
+	want := k.State()
+	closeNow(t, k)
+
+	k = open(t, dir)
+	if diff := cmp.Diff(want, k.State()); diff != "" {
+		t.Error(diff)
+	}
+	if got, err := k.Keyring().Open("d", record); err != nil || string(got) != "data" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	for _, name := range []string{"keystore", "kek"} {
+		info, err := os.Stat(filepath.Join(dir, name))
+		if err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v", name, info.Mode(), err)
+		}
+		b, _ := os.ReadFile(filepath.Join(dir, name))
+		if bytes.Contains(b, []byte("canary")) || bytes.Contains(b, want.DEKs[0]) {
+			t.Errorf("%s holds secrets in plain", name)
+		}
+	}
+}
+
+func TestKeystore_IsACopyAndAllOrNothing(t *testing.T) {
+	k := open(t, t.TempDir())
+	update(t, k, setNode("n1"))
+	s := k.State()
+	s.Roots[0], s.DEKs[0][0] = 'X', s.DEKs[0][0]+1
+	if got := k.State(); string(got.Roots) != "roots" || got.DEKs[0][0] == s.DEKs[0][0] {
+		t.Error("a copy reaches the original")
+	}
+	err := k.Update(func(s *identity.State) error {
+		s.NodeID, s.Roots[0] = "other", 'X'
+		return errors.New("no")
+	})
+	if err == nil || k.State().NodeID != "n1" || string(k.State().Roots) != "roots" {
+		t.Errorf("got %v, %+v", err, k.State())
+	}
+	update(t, k, func(s *identity.State) error {
+		s.DEKs, s.Locked, s.KEKVersion = nil, true, 9
+		return nil
+	})
+	if s := k.State(); len(s.DEKs) != 1 || s.Locked || s.KEKVersion != 0 {
+		t.Errorf("an update changed keys: %+v", s)
+	}
+}
+
+func TestKeystore_OpensOnceAtATime(t *testing.T) {
+	dir := t.TempDir()
+	k := open(t, dir)
+	if _, err := identity.Open(dir); err == nil {
+		t.Error("opened twice")
+	}
+	closeNow(t, k)
+	closeNow(t, open(t, dir))
+	if _, err := identity.Open(filepath.Join(dir, "nowhere")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestKeystore_RotatesDEKs(t *testing.T) {
+	dir := t.TempDir()
+	k := open(t, dir)
+	old := k.Keyring().Seal("d", []byte("old"))
+	if err := k.AddDEK(); err != nil {
+		t.Fatal(err)
+	}
+	fresh := k.Keyring().Seal("d", []byte("new"))
+	if k.Keyring().Current(old) || !k.Keyring().Current(fresh) {
+		t.Error("the active key is the old one")
+	}
+	closeNow(t, k)
+	k = open(t, dir)
+	for _, sealed := range [][]byte{old, fresh} {
+		if _, err := k.Keyring().Open("d", sealed); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := k.RetireDEKs(); err != nil {
+		t.Fatal(err)
+	}
+	closeNow(t, k)
+	k = open(t, dir)
+	if _, err := k.Keyring().Open("d", old); err == nil {
+		t.Error("a retired key opens")
+	}
+	if _, err := k.Keyring().Open("d", fresh); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestKeystore_LocksAndUnlocks(t *testing.T) {
+	dir := t.TempDir()
+	k := open(t, dir)
+	update(t, k, setNode("n1"))
+	oldKEK, _ := os.ReadFile(filepath.Join(dir, "kek"))
+	key := seal.NewSecret()
+	if err := k.Lock(key, 3); err != nil {
+		t.Fatal(err)
+	}
+	update(t, k, setNode("n2"))
+	closeNow(t, k)
+
+	if _, err := identity.Open(dir); !errors.Is(err, identity.ErrLocked) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := identity.Unlock(dir, seal.NewSecret()); !errors.Is(err, identity.ErrWrongKey) {
+		t.Errorf("got %v", err)
+	}
+	// A crash between the two steps of locking leaves the old key behind.
+	if err := os.WriteFile(filepath.Join(dir, "kek"), oldKEK, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := identity.Open(dir); !errors.Is(err, identity.ErrLocked) {
+		t.Errorf("got %v", err)
+	}
+	k, err := identity.Unlock(dir, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := k.State(); s.NodeID != "n2" || !s.Locked || s.KEKVersion != 3 {
+		t.Errorf("got %+v", s)
+	}
+	if err := k.Unlocked(4); err != nil {
+		t.Fatal(err)
+	}
+	closeNow(t, k)
+	if s := open(t, dir).State(); s.NodeID != "n2" || s.Locked || s.KEKVersion != 4 {
+		t.Errorf("got %+v", s)
+	}
+}
+
+func TestKeystore_NoticesDamage(t *testing.T) {
+	dir := t.TempDir()
+	k := open(t, dir)
+	update(t, k, setNode("n1"))
+	closeNow(t, k)
+	path := filepath.Join(dir, "keystore")
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range whole {
+		damaged := bytes.Clone(whole)
+		damaged[i] ^= 1
+		if err := os.WriteFile(path, damaged, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if k, err := identity.Open(dir); err == nil {
+			_ = k.Close()
+			t.Fatalf("opened with byte %d changed", i)
+		}
+	}
+	for _, damaged := range [][]byte{nil, whole[:len(whole)/2], append(whole, 0), make([]byte, 2<<20)} {
+		if err := os.WriteFile(path, damaged, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if k, err := identity.Open(dir); err == nil {
+			_ = k.Close()
+			t.Errorf("opened with %d bytes", len(damaged))
+		}
+	}
+}
+
+func TestUnlockKey_HasOneSpelling(t *testing.T) {
+	const text = "SWMKEY-1-7c37Cc8654o6p38HnroywCi19pllOnGtbdZEgtKxZu8"
+	key, err := identity.ParseUnlockKey(text + "\n")
+	if err != nil || identity.FormatUnlockKey(key) != text {
+		t.Errorf("got %v", err)
+	}
+	for _, in := range []string{
+		"", "SWMKEY-1-", text[1:], text + "A", text + "=", text[:len(text)-1] + "9", text[:20] + "\n" + text[20:], "SWMKEY-2" + text[8:],
+	} {
+		if _, err := identity.ParseUnlockKey(in); !errors.Is(err, identity.ErrUnlockKey) {
+			t.Errorf("%q: got %v", in, err)
+		}
+	}
+}
+
+// FuzzParseUnlockKey: what parses is spelt in the one way.
+func FuzzParseUnlockKey(f *testing.F) {
+	f.Add("SWMKEY-1-7c37Cc8654o6p38HnroywCi19pllOnGtbdZEgtKxZu8")
+	f.Fuzz(func(t *testing.T, in string) {
+		key, err := identity.ParseUnlockKey(in)
+		if err == nil && !bytes.Contains([]byte(in), []byte(identity.FormatUnlockKey(key))) {
+			t.Errorf("%q became another", in)
+		}
+	})
+}
+
+// FuzzOpen: whatever lies in the file, it is refused.
+func FuzzOpen(f *testing.F) {
+	f.Add([]byte("x"))
+	f.Add(make([]byte, 200))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		dir := t.TempDir()
+		if err := errors.Join(
+			os.WriteFile(filepath.Join(dir, "kek"), make([]byte, seal.KeySize), 0o600),
+			os.WriteFile(filepath.Join(dir, "keystore"), in, 0o600),
+		); err != nil {
+			t.Fatal(err)
+		}
+		if k, err := identity.Open(dir); err == nil {
+			_ = k.Close()
+			t.Error("opened")
+		}
+	})
+}
+
+func BenchmarkKeystore_Update(b *testing.B) {
+	k, err := identity.Open(b.TempDir())
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = k.Close() }()
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := k.Update(setNode("n")); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,89 @@
+package identity
+
+import (
+	"fmt"
+	"log/slog"
+	"slices"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"skep/pki/seal"
+)
+
+// State is what the keystore holds.
+type State struct {
+	// DEKs seal the node's other files. The first is active; the others only
+	// open what was sealed before it. Changed by [Keystore.AddDEK] and
+	// [Keystore.RetireDEKs] only.
+	DEKs []seal.Secret `cbor:"deks"`
+	// Locked says that the keystore's own key is an unlock key.
+	Locked bool `cbor:"locked"`
+	// KEKVersion is the version of the cluster at which the keystore's key was set.
+	KEKVersion uint64 `cbor:"kek_version"`
+
+	// ClusterID and NodeID are empty on a node that is in no swarm. RaftID is
+	// empty on one that is no manager.
+	ClusterID string `cbor:"cluster_id"`
+	NodeID    string `cbor:"node_id"`
+	RaftID    string `cbor:"raft_id"`
+	// Epoch tells a cluster from its former self before a forced recovery.
+	Epoch uint64 `cbor:"epoch"`
+
+	// Key and Certificate are the node's own, Roots the ones that it trusts; all PEM.
+	Key         seal.Secret `cbor:"key"`
+	Certificate []byte      `cbor:"certificate"`
+	Roots       []byte      `cbor:"roots"`
+
+	// ServerKey and ServerCertificate are those of the admin API on tcp, where
+	// the node file has none; PEM.
+	ServerKey         seal.Secret `cbor:"server_key"`
+	ServerCertificate []byte      `cbor:"server_certificate"`
+}
+
+func (s State) clone() State {
+	s.DEKs = slices.Clone(s.DEKs)
+	for i, k := range s.DEKs {
+		s.DEKs[i] = slices.Clone(k)
+	}
+	s.Key = slices.Clone(s.Key)
+	s.Certificate = slices.Clone(s.Certificate)
+	s.Roots = slices.Clone(s.Roots)
+	s.ServerKey = slices.Clone(s.ServerKey)
+	s.ServerCertificate = slices.Clone(s.ServerCertificate)
+	return s
+}
+
+// LogValue tells the IDs only.
+func (s State) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("cluster", s.ClusterID), slog.String("node", s.NodeID))
+}
+
+// encode and decode are the keystore's form before it is sealed.
+func encode(s State) ([]byte, error) {
+	mode, err := cbor.CoreDetEncOptions().EncMode()
+	if err != nil {
+		return nil, err
+	}
+	return mode.Marshal(s)
+}
+
+func decode(b []byte) (State, error) {
+	mode, err := cbor.DecOptions{
+		DupMapKey:         cbor.DupMapKeyEnforcedAPF,
+		ExtraReturnErrors: cbor.ExtraDecErrorUnknownField,
+		IndefLength:       cbor.IndefLengthForbidden,
+		TagsMd:            cbor.TagsForbidden,
+		MaxNestedLevels:   8,
+	}.DecMode()
+	if err != nil {
+		return State{}, err
+	}
+	var s State
+	if err := mode.Unmarshal(b, &s); err != nil {
+		return State{}, err
+	}
+	if len(s.DEKs) == 0 {
+		return State{}, fmt.Errorf("no keys in it")
+	}
+	return s, nil
+}

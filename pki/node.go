@@ -1,0 +1,162 @@
+package pki
+
+import (
+	"crypto"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"time"
+)
+
+// The organisational units of nodes' certificates, which are also the names
+// that they answer to.
+const (
+	Manager = "swarm-manager"
+	Worker  = "swarm-worker"
+)
+
+// MinExpiry and DefaultExpiry are lives of nodes' certificates.
+const (
+	MinExpiry     = time.Hour
+	DefaultExpiry = 90 * 24 * time.Hour
+)
+
+// Node is what a certificate says of the node that holds it.
+type Node struct {
+	ID, Cluster string
+	// Role is Manager or Worker: the most that the node may be.
+	Role string
+}
+
+func (n Node) check() error {
+	switch {
+	case n.ID == "" || n.Cluster == "":
+		return errors.New("a node without an ID or a cluster")
+	case n.Role != Manager && n.Role != Worker:
+		return fmt.Errorf("unknown role %q", n.Role)
+	}
+	return nil
+}
+
+// names are the DNS names of a node's certificate.
+func (n Node) names() []string {
+	if n.Role == Manager {
+		return []string{n.Role, n.ID, RootName}
+	}
+	return []string{n.Role, n.ID}
+}
+
+// CheckExpiry refuses lives that are too short to be renewed in time.
+func CheckExpiry(expiry time.Duration) error {
+	if expiry < MinExpiry {
+		return fmt.Errorf("minimum certificate expiry time is: %s", MinExpiry)
+	}
+	return nil
+}
+
+// Issue makes the certificate of a node for the key that was in its request.
+// It ends with the root at the latest.
+func (r *Root) Issue(n Node, key crypto.PublicKey, now time.Time, expiry time.Duration) (certPEM []byte, err error) {
+	if r.key == nil {
+		return nil, errors.New("issue certificate: the root's key is not known")
+	}
+	if err := errors.Join(n.check(), CheckExpiry(expiry), checkKey(key)); err != nil {
+		return nil, fmt.Errorf("issue certificate: %w", err)
+	}
+	end := now.Add(expiry)
+	if end.After(r.Cert.NotAfter) {
+		end = r.Cert.NotAfter
+	}
+	if !now.Before(end) {
+		return nil, errors.New("issue certificate: the root has expired")
+	}
+	// A worker's certificate cannot be a server's: it cannot play a manager.
+	usage := []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	if n.Role == Manager {
+		usage = append(usage, x509.ExtKeyUsageServerAuth)
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber: serial(),
+		Subject: pkix.Name{
+			CommonName:         n.ID,
+			OrganizationalUnit: []string{n.Role},
+			Organization:       []string{n.Cluster},
+		},
+		NotBefore:             now.Add(-backdate).UTC(),
+		NotAfter:              end.UTC(),
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		ExtKeyUsage:           usage,
+		BasicConstraintsValid: true,
+		DNSNames:              n.names(),
+		URIs:                  []*url.URL{n.uri()},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, r.Cert, key, r.key)
+	if err != nil {
+		return nil, fmt.Errorf("issue certificate: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
+}
+
+func (n Node) uri() *url.URL { return &url.URL{Scheme: "skep", Host: n.Cluster, Path: "/" + n.ID} }
+
+// Verify is the node that a chain, the leaf first, belongs to. The chain must
+// lead to one of the roots and be valid now, and its leaf must be of the form
+// that Issue makes.
+func Verify(chain, roots []*x509.Certificate, now time.Time) (Node, error) {
+	if len(chain) == 0 {
+		return Node{}, errors.New("verify certificate: there is none")
+	}
+	leaf := chain[0]
+	n, err := subject(leaf)
+	if err != nil {
+		return Node{}, fmt.Errorf("verify certificate: %w", err)
+	}
+	opts := x509.VerifyOptions{
+		Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(), CurrentTime: now,
+		DNSName: n.Role, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}
+	for _, c := range roots {
+		opts.Roots.AddCert(c)
+	}
+	for _, c := range chain[1:] {
+		opts.Intermediates.AddCert(c)
+	}
+	if _, err := leaf.Verify(opts); err != nil {
+		return Node{}, fmt.Errorf("verify certificate: %w", err)
+	}
+	return n, nil
+}
+
+// subject reads a leaf's subject and refuses what Issue would not have made.
+func subject(leaf *x509.Certificate) (Node, error) {
+	s := leaf.Subject
+	if len(s.OrganizationalUnit) != 1 || len(s.Organization) != 1 {
+		return Node{}, errors.New("not a node's: it has no unit or no organisation")
+	}
+	n := Node{ID: s.CommonName, Cluster: s.Organization[0], Role: s.OrganizationalUnit[0]}
+	if err := n.check(); err != nil {
+		return Node{}, err
+	}
+	serves := slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
+	switch {
+	case leaf.IsCA:
+		return Node{}, errors.New("an authority's, not a node's")
+	case !slices.Equal(leaf.DNSNames, n.names()), len(leaf.URIs) != 1, leaf.URIs[0].String() != n.uri().String():
+		return Node{}, errors.New("its names are not those of its subject")
+	case serves != (n.Role == Manager), !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageClientAuth):
+		return Node{}, errors.New("its usage is not that of its role")
+	}
+	return n, checkKey(leaf.PublicKey)
+}
+
+// Renewal is when to renew a certificate: between half and four fifths of its
+// life, where in between is said by fraction, from 0 to 1.
+func Renewal(leaf *x509.Certificate, fraction float64) time.Time {
+	life := leaf.NotAfter.Sub(leaf.NotBefore)
+	return leaf.NotBefore.Add(life/2 + time.Duration(float64(life)*0.3*fraction))
+}
