@@ -48,6 +48,12 @@ type handler func(w http.ResponseWriter, r *http.Request) error
 func (a *API) Routes() []admin.Route {
 	return slices.Concat(
 		a.systemRoutes(),
+		a.swarmRoutes(),
+		a.nodeRoutes(),
+		a.serviceRoutes(),
+		a.taskRoutes(),
+		a.secretRoutes(),
+		a.configRoutes(),
 		a.distributionRoutes(),
 		a.containerRoutes(),
 		a.imageRoutes(),

@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/common"
 
+	"skep/store"
 	"skep/store/object"
 )
 
@@ -33,23 +34,26 @@ func statuses() []struct {
 		{errdefs.ErrPermissionDenied, http.StatusForbidden},
 		{errdefs.ErrNotImplemented, http.StatusNotImplemented},
 		{errdefs.ErrUnavailable, http.StatusServiceUnavailable},
+		// Clients below 1.52 look for its text, not for its status.
+		{store.ErrSequence, http.StatusInternalServerError},
 	}
 }
 
-func statusOf(err error) int {
+// statusOf is the status for an error, and whether its kind is in the table.
+func statusOf(err error) (status int, known bool) {
 	for _, row := range statuses() {
 		if errors.Is(err, row.kind) {
-			return row.status
+			return row.status, true
 		}
 	}
-	return http.StatusInternalServerError
+	return http.StatusInternalServerError, false
 }
 
 // fail answers with err, or ends the connection when the reply has begun.
 func (a *API) fail(w *tracked, r *http.Request, err error) {
 	gone := r.Context().Err() != nil
-	status := statusOf(err)
-	if status == http.StatusInternalServerError && !gone {
+	status, known := statusOf(err)
+	if !known && !gone {
 		a.Logger.Error("failed request", "pattern", r.Pattern, "err", err)
 	}
 	if w.begun {

@@ -66,7 +66,7 @@ func (x *wire) begin() {
 
 // refuse sends an error in place of the stream.
 func (x *wire) refuse(err error) {
-	status := statusOf(err)
+	status, _ := statusOf(err)
 	body, _ := json.Marshal(common.ErrorResponse{Message: err.Error()})
 	_, _ = fmt.Fprintf(x.conn, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
 		status, http.StatusText(status), len(body), body)

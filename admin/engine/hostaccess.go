@@ -7,6 +7,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/volume"
 
 	"skep/admin"
@@ -58,6 +59,23 @@ func hostAccess(h *container.HostConfig) string {
 		}
 	}
 	return ""
+}
+
+// hostService is hostAccess for services.
+func hostService(spec swarm.ServiceSpec) string {
+	for _, n := range spec.TaskTemplate.Networks {
+		if n.Target == "host" {
+			return "a namespace of the host"
+		}
+	}
+	c := spec.TaskTemplate.ContainerSpec
+	if c == nil {
+		return ""
+	}
+	if p := c.Privileges; p != nil && (p.Seccomp != nil || p.AppArmor != nil || p.SELinuxContext != nil) {
+		return "a security option"
+	}
+	return hostAccess(&container.HostConfig{CapAdd: c.CapabilityAdd, Mounts: c.Mounts})
 }
 
 // hostVolume is hostAccess for volumes: their options are those of a mount.

@@ -216,9 +216,10 @@ func (f *flusher) stop() {
 // timeLayout is RFC 3339 with all nine digits, so that lines align.
 const timeLayout = "2006-01-02T15:04:05.000000000Z07:00"
 
-// format puts time and details before the text of a line, once a line.
+// format puts time and details before the text of a line, once a line; but
+// where several logs are merged, each piece says whose it is.
 func (q logRequest) format(line logEntry, continues bool) []byte {
-	if continues {
+	if continues && !q.details {
 		return line.Text
 	}
 	var b []byte

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"net/http"
 
 	"github.com/moby/moby/api/types/container"
@@ -121,10 +120,4 @@ func (a *API) login(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return writeJSON(w, http.StatusOK, answer)
-}
-
-// swarmInfo is what the node knows of its swarm; only a manager knows it whole.
-func (a *API) swarmInfo(ctx context.Context) swarm.Info {
-	info := a.Swarm.Info(ctx)
-	return info
 }

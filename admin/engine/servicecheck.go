@@ -1,0 +1,226 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/registry"
+	"github.com/moby/moby/api/types/swarm"
+
+	"skep/store"
+	"skep/store/object"
+)
+
+// pinTimeout bounds how long a service waits for a registry to name a digest.
+const pinTimeout = 15 * time.Second
+
+// checkService refuses a spec that can never run. It writes networks by name,
+// as their IDs differ from node to node. id is the service that the spec is
+// for, empty for a new one.
+func (a *API) checkService(ctx context.Context, s *store.Snapshot, id string, spec *swarm.ServiceSpec) error {
+	if err := object.ValidateService(*spec); err != nil {
+		return err
+	}
+	switch {
+	case spec.Mode.ReplicatedJob != nil || spec.Mode.GlobalJob != nil:
+		return unbuilt("jobs are")
+	case spec.TaskTemplate.Runtime != swarm.RuntimeContainer || spec.TaskTemplate.PluginSpec != nil || spec.TaskTemplate.NetworkAttachmentSpec != nil:
+		return unbuilt("runtimes other than container are")
+	}
+	if err := a.resolveNetworks(ctx, spec.TaskTemplate.Networks); err != nil {
+		return err
+	}
+	return checkReferences(s, id, *spec)
+}
+
+// resolveNetworks replaces the targets by names. Only the networks that every
+// node has can be used so far.
+func (a *API) resolveNetworks(ctx context.Context, targets []swarm.NetworkAttachmentConfig) error {
+	if len(targets) == 0 {
+		return nil
+	}
+	all, err := a.Networks.List(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range targets {
+		n, err := findNetwork(all, targets[i].Target)
+		if err != nil {
+			return err
+		}
+		switch n.Name {
+		case "bridge", "host", "none":
+			targets[i].Target = n.Name
+		default:
+			return object.Errorf(errdefs.ErrPermissionDenied,
+				"The network %s cannot be used with services. Only networks scoped to the swarm can be used, such as those created with the overlay driver.", n.Name)
+		}
+	}
+	return nil
+}
+
+func findNetwork(all []network.Inspect, ref string) (network.Inspect, error) {
+	for _, n := range all {
+		if n.ID == ref || n.Name == ref {
+			return n, nil
+		}
+	}
+	return network.Inspect{}, invalid("network %s not found", ref)
+}
+
+// checkReferences refuses what the state does not bear: secrets and configs
+// that are not there, ports that another service has.
+func checkReferences(s *store.Snapshot, id string, spec swarm.ServiceSpec) error {
+	c := spec.TaskTemplate.ContainerSpec
+	if c == nil {
+		return nil
+	}
+	var secrets, configs []string
+	for _, ref := range c.Secrets {
+		if _, ok := s.Secrets.Get(ref.SecretID); !ok {
+			secrets = append(secrets, ref.SecretName)
+		}
+	}
+	for _, ref := range c.Configs {
+		if _, ok := s.Configs.Get(ref.ConfigID); !ok {
+			configs = append(configs, ref.ConfigName)
+		}
+	}
+	if err := missing("secret", secrets); err != nil {
+		return err
+	}
+	if err := missing("config", configs); err != nil {
+		return err
+	}
+	return checkPorts(s, id, spec.EndpointSpec)
+}
+
+func missing(kind string, names []string) error {
+	switch len(names) {
+	case 0:
+		return nil
+	case 1:
+		return invalid("%s not found: %s", kind, names[0])
+	}
+	return invalid("%ss not found: %s", kind, strings.Join(names, ", "))
+}
+
+// checkPorts refuses ports that another service publishes. Two services may
+// publish the same port on hosts: the scheduler keeps them apart.
+func checkPorts(s *store.Snapshot, id string, endpoint *swarm.EndpointSpec) error {
+	if endpoint == nil {
+		return nil
+	}
+	type port struct {
+		number   uint32
+		protocol network.IPProtocol
+	}
+	wanted := map[port]swarm.PortConfigPublishMode{}
+	for _, p := range endpoint.Ports {
+		if p.PublishedPort != 0 {
+			wanted[port{p.PublishedPort, protocolOf(p)}] = modeOfPort(p)
+		}
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	for other := range s.Services.All() {
+		if other.ID == id || other.PendingDelete {
+			continue
+		}
+		// The allocated ports include those that the spec asks for.
+		ports := other.Endpoint.Ports
+		if other.Spec.EndpointSpec != nil {
+			ports = append(ports[:len(ports):len(ports)], other.Spec.EndpointSpec.Ports...)
+		}
+		for _, p := range ports {
+			mode, clash := wanted[port{p.PublishedPort, protocolOf(p)}]
+			has := modeOfPort(p)
+			if !clash || mode == swarm.PortConfigPublishModeHost && has == mode {
+				continue
+			}
+			as := "an ingress port"
+			if has == swarm.PortConfigPublishModeHost {
+				as = "a host-published port"
+			}
+			return invalid("port '%d' is already in use by service '%s' (%s) as %s", p.PublishedPort, other.Spec.Name, other.ID, as)
+		}
+	}
+	return nil
+}
+
+func protocolOf(p swarm.PortConfig) network.IPProtocol {
+	if p.Protocol == "" {
+		return network.TCP
+	}
+	return p.Protocol
+}
+
+func modeOfPort(p swarm.PortConfig) swarm.PortConfigPublishMode {
+	if p.PublishMode == "" {
+		return swarm.PortConfigPublishModeIngress
+	}
+	return p.PublishMode
+}
+
+// wantsPin says whether an update asks for an image anew. A mere scale with an
+// image that could not be pinned must not replace the tasks.
+func wantsPin(old, now swarm.ServiceSpec) bool {
+	o, n := old.TaskTemplate.ContainerSpec, now.TaskTemplate.ContainerSpec
+	return o == nil || n == nil || o.Image != n.Image || old.TaskTemplate.ForceUpdate != now.TaskTemplate.ForceUpdate
+}
+
+// pin adds the digest to the image of a spec whose client did not, so that all
+// tasks run the same image. When nobody knows the digest the image stays as it
+// is, with a warning.
+func (a *API) pin(ctx context.Context, spec *swarm.ServiceSpec, auth *registry.AuthConfig) (warnings []string) {
+	c := spec.TaskTemplate.ContainerSpec
+	if c == nil {
+		return nil
+	}
+	ref, err := reference.ParseNormalizedNamed(c.Image)
+	if err != nil {
+		return nil
+	}
+	if _, ok := ref.(reference.Digested); ok {
+		return nil
+	}
+	ref = reference.TagNameOnly(ref)
+	ctx, cancel := context.WithTimeout(ctx, pinTimeout)
+	defer cancel()
+	found, err := a.Images.Distribution(ctx, reference.FamiliarString(ref), auth)
+	if err == nil && found.Descriptor.Digest.Validate() != nil {
+		err = fmt.Errorf("no digest known")
+	}
+	if err != nil {
+		return []string{fmt.Sprintf("unable to pin image %s to digest: %v", c.Image, err)}
+	}
+	pinned, err := reference.WithDigest(ref, found.Descriptor.Digest)
+	if err != nil {
+		return []string{fmt.Sprintf("unable to pin image %s to digest: %v", c.Image, err)}
+	}
+	c.Image = reference.FamiliarString(pinned)
+	setPlatforms(spec, found)
+	return nil
+}
+
+// setPlatforms keeps tasks off nodes that the image is not made for.
+func setPlatforms(spec *swarm.ServiceSpec, found registry.DistributionInspect) {
+	if len(found.Platforms) == 0 {
+		return
+	}
+	p := spec.TaskTemplate.Placement
+	if p == nil {
+		p = &swarm.Placement{}
+		spec.TaskTemplate.Placement = p
+	}
+	p.Platforms = nil
+	for _, platform := range found.Platforms {
+		p.Platforms = append(p.Platforms, swarm.Platform{Architecture: platform.Architecture, OS: platform.OS})
+	}
+}

@@ -1,0 +1,236 @@
+package engine
+
+import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"net/http"
+	"net/netip"
+	"reflect"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/swarm"
+
+	"skep/admin"
+	"skep/store"
+	"skep/store/object"
+)
+
+// minCertExpiry is the shortest life of a node certificate.
+const minCertExpiry = time.Hour
+
+func (a *API) swarmRoutes() []admin.Route {
+	return []admin.Route{
+		a.read("GET /swarm", a.inspectSwarm),
+		a.write(admin.Admin, "POST /swarm/init", a.initSwarm),
+		a.write(admin.Admin, "POST /swarm/join", a.joinSwarm),
+		a.write(admin.Admin, "POST /swarm/leave", a.leaveSwarm),
+		a.write(admin.Admin, "POST /swarm/update", a.updateSwarm),
+		{Pattern: "GET /swarm/unlockkey", Role: admin.Admin, Handler: a.serve(a.unlockKey)},
+		a.write(admin.Admin, "POST /swarm/unlock", a.unlockSwarm),
+	}
+}
+
+func (a *API) inspectSwarm(w http.ResponseWriter, r *http.Request) error {
+	s, err := a.state(r.Context())
+	if err != nil {
+		return err
+	}
+	c := s.Cluster()
+	if c == nil {
+		return object.Errorf(errdefs.ErrUnavailable, "the swarm is being set up")
+	}
+	answer := swarm.Swarm{ClusterInfo: clusterInfo(c)}
+	if admin.Caller(r.Context()).Role >= admin.Admin {
+		answer.JoinTokens = c.JoinTokens
+	}
+	return writeJSON(w, http.StatusOK, answer)
+}
+
+// clusterInfo is the swarm as everybody may see it: without keys and tokens.
+func clusterInfo(c *object.Cluster) swarm.ClusterInfo {
+	info := swarm.ClusterInfo{
+		ID:           c.ID,
+		Meta:         c.Meta,
+		Spec:         c.Spec,
+		TLSInfo:      tlsInfo(c.RootCA.Cert),
+		SubnetSize:   c.SubnetSize,
+		DataPathPort: c.DataPathPort,
+	}
+	info.Spec.Labels = labels(c.Spec.Labels)
+	info.Spec.CAConfig.SigningCACert, info.Spec.CAConfig.SigningCAKey = "", ""
+	for _, pool := range c.DefaultAddrPool {
+		if p, err := netip.ParsePrefix(pool); err == nil {
+			info.DefaultAddrPool = append(info.DefaultAddrPool, p)
+		}
+	}
+	return info
+}
+
+// tlsInfo is how a root certificate is shown.
+func tlsInfo(root []byte) swarm.TLSInfo {
+	info := swarm.TLSInfo{TrustRoot: string(root)}
+	if block, _ := pem.Decode(root); block != nil {
+		if cert, err := x509.ParseCertificate(block.Bytes); err == nil {
+			info.CertIssuerSubject, info.CertIssuerPublicKey = cert.RawSubject, cert.RawSubjectPublicKeyInfo
+		}
+	}
+	return info
+}
+
+// swarmInfo is what the node knows of its swarm; only a manager knows it whole.
+func (a *API) swarmInfo(ctx context.Context) swarm.Info {
+	info := a.Swarm.Info(ctx)
+	if !info.ControlAvailable {
+		return info
+	}
+	s, err := a.state(ctx)
+	if err != nil {
+		info.Error = err.Error()
+		return info
+	}
+	if c := s.Cluster(); c != nil {
+		info.Cluster = new(clusterInfo(c))
+	}
+	info.Nodes = s.Nodes.Len()
+	info.Managers = countManagers(s)
+	if info.Managers == 2 {
+		info.Warnings = append(info.Warnings, "WARNING: Running Swarm in a two-manager configuration. The loss of either manager stops the swarm from being changed; three are needed to survive one.")
+	}
+	return info
+}
+
+func countManagers(s *store.Snapshot) int {
+	n := 0
+	for node := range s.Nodes.All() {
+		if node.Spec.Role == swarm.NodeRoleManager {
+			n++
+		}
+	}
+	return n
+}
+
+func (a *API) initSwarm(w http.ResponseWriter, r *http.Request) error {
+	req, err := decode[swarm.InitRequest](r)
+	if err != nil {
+		return err
+	}
+	if minorOf(r) < 39 {
+		req.DefaultAddrPool, req.SubnetSize = nil, 0
+	}
+	if minorOf(r) < 40 {
+		req.DataPathPort = 0
+	}
+	switch {
+	case req.Spec.Name != "" && req.Spec.Name != "default":
+		return invalid(`swarm spec must be named "default"`)
+	case req.AutoLockManagers || req.Spec.EncryptionConfig.AutoLockManagers:
+		return unbuilt("autolock is")
+	case req.ForceNewCluster:
+		return unbuilt("forcing a new cluster is")
+	}
+	if err := checkCA(swarm.CAConfig{}, req.Spec.CAConfig); err != nil {
+		return err
+	}
+	id, err := a.Swarm.Init(r.Context(), req)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, id)
+}
+
+// checkCA refuses what cannot be done to the certificate authority.
+func checkCA(old, now swarm.CAConfig) error {
+	switch {
+	case now.ForceRotate != old.ForceRotate, now.SigningCACert != "", now.SigningCAKey != "":
+		return unbuilt("rotating the root certificate is")
+	case len(now.ExternalCAs) > 0:
+		return unbuilt("external certificate authorities are")
+	case now.NodeCertExpiry != 0 && now.NodeCertExpiry < minCertExpiry:
+		return invalid("minimum certificate expiry time is %s", minCertExpiry)
+	}
+	return nil
+}
+
+func (a *API) joinSwarm(_ http.ResponseWriter, r *http.Request) error {
+	req, err := decode[swarm.JoinRequest](r)
+	if err != nil {
+		return err
+	}
+	if len(req.RemoteAddrs) == 0 {
+		return invalid("at least 1 RemoteAddr is required to join")
+	}
+	return a.Swarm.Join(r.Context(), req)
+}
+
+func (a *API) leaveSwarm(_ http.ResponseWriter, r *http.Request) error {
+	return a.Swarm.Leave(r.Context(), flag(r, "force"))
+}
+
+func (a *API) updateSwarm(_ http.ResponseWriter, r *http.Request) error {
+	spec, err := decode[swarm.Spec](r)
+	if err != nil {
+		return err
+	}
+	version, err := objectVersion(r, "swarm")
+	if err != nil {
+		return err
+	}
+	if flag(r, "rotateManagerUnlockKey") {
+		return unbuilt("rotating the unlock key is")
+	}
+	if spec.EncryptionConfig.AutoLockManagers {
+		return unbuilt("autolock is")
+	}
+	err = a.change(r.Context(), func(s *store.Snapshot, tx *store.Tx) error {
+		old := s.Cluster()
+		switch {
+		case old == nil:
+			return object.Errorf(errdefs.ErrUnavailable, "the swarm is being set up")
+		case spec.Name != old.Spec.Name:
+			return invalid("modification of cluster name is not allowed")
+		case version != old.Version:
+			return store.ErrSequence
+		}
+		if err := checkCA(old.Spec.CAConfig, spec.CAConfig); err != nil {
+			return err
+		}
+		if reflect.DeepEqual(old.Spec, spec) {
+			return nil
+		}
+		c := clone(old)
+		c.Spec = spec
+		tx.Update(c)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	worker, manager := flag(r, "rotateWorkerToken"), flag(r, "rotateManagerToken")
+	if !worker && !manager {
+		return nil
+	}
+	return a.Swarm.RotateTokens(r.Context(), worker, manager)
+}
+
+// unlockKey is empty: a swarm that is not locked has none.
+func (a *API) unlockKey(w http.ResponseWriter, r *http.Request) error {
+	if _, err := a.state(r.Context()); err != nil {
+		return err
+	}
+	return writeJSON(w, http.StatusOK, swarm.UnlockKeyResponse{})
+}
+
+func (a *API) unlockSwarm(_ http.ResponseWriter, r *http.Request) error {
+	if _, err := decode[swarm.UnlockRequest](r); err != nil {
+		return err
+	}
+	if a.Swarm.Info(r.Context()).LocalNodeState == swarm.LocalNodeStateLocked {
+		return unbuilt("unlocking is")
+	}
+	if _, err := a.Swarm.Store(r.Context()); err != nil {
+		return err
+	}
+	return object.Errorf(errdefs.ErrConflict, "swarm is not locked")
+}
