@@ -83,7 +83,7 @@ func (s *Store) makeHello(ctx context.Context, named reference.Named) (record, e
 		Tagged:   time.Now(),
 	}
 	keys := []string{digested(named, target)}
-	if tag := tagOf(named); tag != "" {
+	if tag := tagOf(named); tag != "" && digestOf(named) == "" {
 		keys = append(keys, tagged(named, tag))
 	}
 	return rec, s.commit(rec, keys...)

@@ -24,7 +24,6 @@ import (
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/moby/moby/api/types/events"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"skep/exec/content"
@@ -173,14 +172,4 @@ func (s *Store) publish(action events.Action, id, name string, labels map[string
 		Actor: events.Actor{ID: id, Attributes: attributes},
 		Scope: "local", Time: now.Unix(), TimeNano: now.UnixNano(),
 	})
-}
-
-// has says whether all content of an image is here to run it.
-func (s *Store) has(diffIDs []digest.Digest) bool {
-	for _, d := range diffIDs {
-		if !s.layers.Has(d) {
-			return false
-		}
-	}
-	return true
 }

@@ -9,7 +9,6 @@ import (
 	"github.com/containerd/errdefs"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/moby/moby/api/types/events"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"skep/exec/content"
@@ -160,10 +159,19 @@ func (s *Store) heal(ctx context.Context, img picture) error {
 	return nil
 }
 
-// commit puts an image on record under the given keys, and tells which
-// images lost a name by it.
+// commit puts an image on record under the given keys. If the target was on
+// record with another platform's image, that stays as an image of its own:
+// containers may use it.
 func (s *Store) commit(rec record, keys ...string) error {
 	return s.change(func(st *state) error {
+		if old, ok := st.Images[rec.Target.Digest]; ok && old.Config != rec.Config && old.Manifest != rec.Manifest {
+			size, err := s.blobs.Size(old.Manifest)
+			if err != nil {
+				return err
+			}
+			old.Target = ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: old.Manifest, Size: size}
+			st.Images[old.Manifest] = old
+		}
 		st.Images[rec.Target.Digest] = rec
 		for _, key := range keys {
 			st.Names[key] = rec.Target.Digest
@@ -172,7 +180,7 @@ func (s *Store) commit(rec record, keys ...string) error {
 	})
 }
 
-// publishPull tells of a pulled image under the name it was asked for.
+// publishName tells of an image under the name that the user gave.
 func (s *Store) publishName(action events.Action, name string, rec record) {
 	repo, _, _ := strings.Cut(name, "@")
 	if i := strings.LastIndex(repo, ":"); i > strings.LastIndex(repo, "/") {
@@ -190,4 +198,4 @@ func (s *Store) labels(rec record) map[string]string {
 }
 
 // id is an image's ID as the API writes it.
-func (rec record) id() string { return digest.Digest(rec.Config).String() }
+func (rec record) id() string { return rec.Config.String() }

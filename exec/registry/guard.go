@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
@@ -48,9 +47,4 @@ func transportOf(t http.RoundTripper) http.RoundTripper {
 		TLSHandshakeTimeout:   15 * time.Second,
 		ResponseHeaderTimeout: 60 * time.Second,
 	}
-}
-
-// hostError says which host an error is of.
-func hostError(host string, err error) error {
-	return fmt.Errorf("registry %s: %w", host, err)
 }

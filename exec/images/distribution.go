@@ -1,0 +1,134 @@
+package images
+
+import (
+	"context"
+
+	"github.com/distribution/reference"
+	apiregistry "github.com/moby/moby/api/types/registry"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Login checks credentials with their registry.
+func (s *Store) Login(ctx context.Context, auth apiregistry.AuthConfig) (apiregistry.AuthResponse, error) {
+	return s.registry.Login(ctx, auth)
+}
+
+// Distribution tells what a name means: in this store, or else in its
+// registry. skep/hello is made if it is not there.
+func (s *Store) Distribution(ctx context.Context, ref string, auth *apiregistry.AuthConfig) (apiregistry.DistributionInspect, error) {
+	named, err := parse(ref)
+	if err != nil {
+		return apiregistry.DistributionInspect{}, err
+	}
+	rec, _, ok := s.state.Load().named(named)
+	if !ok && s.isHello(named) {
+		if rec, err = s.makeHello(ctx, named); err != nil {
+			return apiregistry.DistributionInspect{}, err
+		}
+		ok = true
+	}
+	if ok {
+		return s.local(rec)
+	}
+	repo, err := s.registry.Pull(named, auth)
+	if err != nil {
+		return apiregistry.DistributionInspect{}, err
+	}
+	body, desc, err := repo.Manifest(ctx, label(named))
+	if err != nil {
+		return apiregistry.DistributionInspect{}, err
+	}
+	if t := mediaTypeOf(body); t != "" {
+		desc.MediaType = t
+	}
+	d := apiregistry.DistributionInspect{Descriptor: desc}
+	d.Platforms, err = platformsOf(desc.MediaType, body, func(config ocispec.Descriptor) ([]byte, error) {
+		return repo.Bytes(ctx, config)
+	})
+	return d, err
+}
+
+// local is the answer for an image of this store.
+func (s *Store) local(rec record) (apiregistry.DistributionInspect, error) {
+	d := apiregistry.DistributionInspect{Descriptor: rec.Target}
+	body, err := s.blobs.Bytes(rec.Target.Digest, maxDocument)
+	if err != nil {
+		return d, err
+	}
+	d.Platforms, err = platformsOf(rec.Target.MediaType, body, func(config ocispec.Descriptor) ([]byte, error) {
+		return s.blobs.Bytes(config.Digest, maxDocument)
+	})
+	return d, err
+}
+
+// platformsOf are the platforms that a manifest or index is for.
+func platformsOf(mediaType string, body []byte, read func(ocispec.Descriptor) ([]byte, error)) ([]ocispec.Platform, error) {
+	found := []ocispec.Platform{}
+	if isIndex(mediaType) {
+		index, err := decodeIndex(body)
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range index.Manifests {
+			if m.Platform != nil && m.Platform.OS != "unknown" {
+				found = append(found, *m.Platform)
+			}
+		}
+		return found, nil
+	}
+	m, err := decodeManifest(body)
+	if err != nil {
+		return nil, err
+	}
+	config, err := read(m.Config)
+	if err != nil {
+		return nil, err
+	}
+	c, err := decodeConfig(config, len(m.Layers))
+	if err != nil {
+		return nil, err
+	}
+	if c.OS != "" && c.Architecture != "" {
+		found = append(found, c.Platform)
+	}
+	return found, nil
+}
+
+// Resolve is the digest that a name means now, and the platforms that it can
+// run on: what a service is pinned to when its client did not do it.
+func (s *Store) Resolve(ctx context.Context, ref string, auth *apiregistry.AuthConfig) (digest.Digest, []ocispec.Platform, error) {
+	d, err := s.Distribution(ctx, ref, auth)
+	return d.Descriptor.Digest, d.Platforms, err
+}
+
+// Ensure makes an image ready to run, as for a task: one that is pinned to a
+// digest and is here needs no registry; another is pulled, and if that cannot
+// be, what is here under the name is good enough.
+func (s *Store) Ensure(ctx context.Context, ref string, auth *apiregistry.AuthConfig) error {
+	named, err := parse(ref)
+	if err != nil {
+		return err
+	}
+	rec, _, here := s.state.Load().named(named)
+	here = here && s.complete(rec)
+	if here && (digestOf(named) != "" || s.isHello(named)) {
+		return nil
+	}
+	if !here && s.isHello(named) {
+		_, err := s.findOrMake(ctx, ref)
+		return err
+	}
+	err = s.Pull(ctx, ref, "", auth, nil)
+	if err != nil && here && ctx.Err() == nil {
+		s.log.Warn("used the local image, its registry failed", "image", reference.FamiliarString(named), "err", err)
+		return nil
+	}
+	return err
+}
+
+// Has says whether an image is here and complete.
+func (s *Store) Has(ref string) bool {
+	rec, _, err := s.state.Load().find(ref)
+	return err == nil && s.complete(rec)
+}
