@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 	"github.com/moby/moby/api/types/container"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -162,8 +163,7 @@ func (a *API) checkPlatform(ctx context.Context, ref, platform string) error {
 		return err
 	}
 	have := ocispec.Platform{OS: i.Os, Architecture: i.Architecture, Variant: i.Variant}
-	if want.OS != have.OS || want.Architecture != have.Architecture ||
-		want.Variant != "" && have.Variant != "" && want.Variant != have.Variant {
+	if !platforms.NewMatcher(want).Match(have) {
 		return object.Errorf(errdefs.ErrNotFound,
 			"image with reference %s was found but does not provide the specified platform (%s)", ref, platform)
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/image"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -123,18 +124,10 @@ func withTag(name, tag string) (string, error) {
 	return named.String(), nil
 }
 
-// parsePlatform reads "os[/arch[/variant]]".
 func parsePlatform(s string) (ocispec.Platform, error) {
-	parts := strings.Split(s, "/")
-	p := ocispec.Platform{OS: strings.ToLower(parts[0])}
-	if len(parts) > 3 || p.OS == "" {
-		return p, invalid("%q is an invalid OS component", s)
-	}
-	if len(parts) > 1 {
-		p.Architecture = strings.ToLower(parts[1])
-	}
-	if len(parts) > 2 {
-		p.Variant = strings.ToLower(parts[2])
+	p, err := platforms.Parse(s)
+	if err != nil {
+		return p, invalid("invalid platform: %v", err)
 	}
 	return p, nil
 }

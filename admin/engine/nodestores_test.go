@@ -25,7 +25,6 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
 	"github.com/moby/moby/api/types/volume"
-	"github.com/moby/moby/client"
 
 	"skep/admin"
 	"skep/admin/engine"
@@ -231,8 +230,9 @@ type node struct {
 	*runtime
 	volumes *volumeStore
 	socket  string
-	client  *client.Client
+	http    *http.Transport
 	role    admin.Role
+	handler http.Handler
 }
 
 func newNode(t testing.TB) *node {
@@ -266,16 +266,16 @@ func newNode(t testing.TB) *node {
 		t.Fatal(err)
 	}
 	versioned := api.Versioned(mux)
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	n.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		versioned.ServeHTTP(w, r.WithContext(admin.WithPrincipal(r.Context(), admin.Principal{Role: n.role})))
-	})}
+	})
+	server := &http.Server{Handler: n.handler}
 	go server.Serve(l)
-	n.client, err = client.New(client.WithHost("unix://" + n.socket))
-	if err != nil {
-		t.Fatal(err)
-	}
+	n.http = &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		return net.Dial("unix", n.socket)
+	}}
 	t.Cleanup(func() {
-		n.client.Close()
+		n.http.CloseIdleConnections()
 		server.Close()
 		os.RemoveAll(dir)
 		for _, p := range n.all {

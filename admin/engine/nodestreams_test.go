@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -296,8 +295,6 @@ func TestImageLoad_TellsProgressWhileTheArchiveIsSent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", n.socket) }}
-	defer tr.CloseIdleConnections()
 	told := make(chan struct{})
 	go func() {
 		w := tar.NewWriter(archive)
@@ -307,7 +304,7 @@ func TestImageLoad_TellsProgressWhileTheArchiveIsSent(t *testing.T) {
 		w.Close()
 		archive.Close()
 	}()
-	resp, err := tr.RoundTrip(req)
+	resp, err := n.http.RoundTrip(req)
 	if err != nil {
 		t.Fatal(err)
 	}
