@@ -29,6 +29,15 @@ type State struct {
 	// Epoch tells a cluster from its former self before a forced recovery.
 	Epoch uint64 `cbor:"epoch"`
 
+	// Advertise is where other nodes reach this one, host:port.
+	Advertise string `cbor:"advertise"`
+	// Founding is what the first leader of a new swarm writes into its store;
+	// empty once it has.
+	Founding []byte `cbor:"founding"`
+	// Left says that the node was in a swarm and left it by hand: the node
+	// file's init and join have no say any more.
+	Left bool `cbor:"left"`
+
 	// Key and Certificate are the node's own, Roots the ones that it trusts; all PEM.
 	Key         seal.Secret `cbor:"key"`
 	Certificate []byte      `cbor:"certificate"`
@@ -48,6 +57,7 @@ func (s State) clone() State {
 	s.Key = slices.Clone(s.Key)
 	s.Certificate = slices.Clone(s.Certificate)
 	s.Roots = slices.Clone(s.Roots)
+	s.Founding = slices.Clone(s.Founding)
 	s.ServerKey = slices.Clone(s.ServerKey)
 	s.ServerCertificate = slices.Clone(s.ServerCertificate)
 	return s
