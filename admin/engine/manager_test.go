@@ -259,6 +259,14 @@ type manager struct {
 
 func newManager(tb testing.TB) *manager {
 	tb.Helper()
+	m := offline(tb)
+	m.listen(tb)
+	return m
+}
+
+// offline is a manager that does not listen.
+func offline(tb testing.TB) *manager {
+	tb.Helper()
 	m := &manager{
 		membership: &membership{tb: tb},
 		events:     engine.NewJournal(),
@@ -275,8 +283,13 @@ func newManager(tb testing.TB) *manager {
 		tb.Fatal(err)
 	}
 	m.api = api
+	return m
+}
+
+func (m *manager) listen(tb testing.TB) {
+	tb.Helper()
 	mux := http.NewServeMux()
-	for _, r := range api.Routes() {
+	for _, r := range m.api.Routes() {
 		mux.Handle(r.Pattern, r.Handler)
 	}
 	routes := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -291,7 +304,7 @@ func newManager(tb testing.TB) *manager {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	srv := httptest.NewUnstartedServer(api.Versioned(routes))
+	srv := httptest.NewUnstartedServer(m.api.Versioned(routes))
 	srv.Listener.Close()
 	srv.Listener = l
 	srv.Start()
@@ -300,17 +313,21 @@ func newManager(tb testing.TB) *manager {
 		return new(net.Dialer).DialContext(ctx, "unix", m.socket)
 	}}}
 	tb.Cleanup(m.http.CloseIdleConnections)
-	return m
 }
 
 // initialised is a manager in a swarm of its own.
 func initialised(tb testing.TB) *manager {
 	tb.Helper()
 	m := newManager(tb)
+	m.initialise(tb)
+	return m
+}
+
+func (m *manager) initialise(tb testing.TB) {
+	tb.Helper()
 	if _, err := m.Init(tb.Context(), swarm.InitRequest{DefaultAddrPool: []netip.Prefix{netip.MustParsePrefix("10.20.0.0/16")}}); err != nil {
 		tb.Fatal(err)
 	}
-	return m
 }
 
 func (m *manager) client(tb testing.TB, opts ...client.Opt) *client.Client {

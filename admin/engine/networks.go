@@ -102,7 +102,8 @@ func (a *API) findNetwork(ctx context.Context, ref, scope string) (network.Inspe
 		func(n network.Inspect) bool { return ref != "" && strings.HasPrefix(n.ID, ref) },
 	} {
 		for _, n := range all {
-			if fits(n) && (scope == "" || scope == n.Scope) {
+			// Services may use the networks that every node has.
+			if fits(n) && (scope == "" || scope == n.Scope || scope == "swarm" && predefined(n.Name)) {
 				found = append(found, n)
 			}
 		}

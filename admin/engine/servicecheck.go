@@ -53,13 +53,11 @@ func (a *API) resolveNetworks(ctx context.Context, targets []swarm.NetworkAttach
 		if err != nil {
 			return err
 		}
-		switch n.Name {
-		case "bridge", "host", "none":
-			targets[i].Target = n.Name
-		default:
+		if !predefined(n.Name) {
 			return object.Errorf(errdefs.ErrPermissionDenied,
 				"The network %s cannot be used with services. Only networks scoped to the swarm can be used, such as those created with the overlay driver.", n.Name)
 		}
+		targets[i].Target = n.Name
 	}
 	return nil
 }
