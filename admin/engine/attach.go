@@ -41,17 +41,15 @@ func (a *API) containerAttach(w http.ResponseWriter, r *http.Request) error {
 	}
 	defer x.close()
 	s := x.streams(q)
-	if !flag(r, "stream") {
+	if flag(r, "logs") {
 		x.begin()
 		a.replay(r, c, s)
+	}
+	if !flag(r, "stream") {
+		x.begin()
 		return nil
 	}
-	s.Attached = func() {
-		x.begin()
-		if flag(r, "logs") {
-			a.replay(r, c, s)
-		}
-	}
+	s.Attached = x.begin
 	switch err := a.Containers.Attach(ctx, c.ID, s); {
 	case x.begun:
 		complain(ctx, s, err)

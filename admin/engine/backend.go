@@ -24,7 +24,8 @@ import (
 type Containers interface {
 	Create(ctx context.Context, name string, req container.CreateRequest) (container.CreateResponse, error)
 	Start(ctx context.Context, ref string) error
-	// Stop, Restart: an empty signal and a nil timeout mean the container's own.
+	// Stop, Restart: an empty signal and a nil timeout mean the container's
+	// own; a negative timeout is forever.
 	Stop(ctx context.Context, ref, signal string, timeout *time.Duration) error
 	Restart(ctx context.Context, ref, signal string, timeout *time.Duration) error
 	Kill(ctx context.Context, ref, signal string) error
@@ -37,10 +38,13 @@ type Containers interface {
 	List(ctx context.Context, all, size bool) ([]container.Summary, error)
 	Inspect(ctx context.Context, ref string, size bool) (container.InspectResponse, error)
 	Top(ctx context.Context, ref, psArgs string) (container.TopResponse, error)
-	// Stats is one sample; the previous one's fields stay empty.
+	// Stats is one sample; the previous one's fields stay empty. A container
+	// that does not run is a conflict.
 	Stats(ctx context.Context, ref string) (container.StatsResponse, error)
 	Logs(ctx context.Context, ref string, q object.LogQuery) iter.Seq2[object.LogLine, error]
 	// Attach returns when the process ended, the client detached or ctx ended.
+	// A container that was created and not started is waited for; Streams.Attached
+	// is called when its first byte would be seen.
 	Attach(ctx context.Context, ref string, s object.Streams) error
 	Resize(ctx context.Context, ref string, height, width uint) error
 

@@ -163,7 +163,7 @@ func (a *API) checkPlatform(ctx context.Context, ref, platform string) error {
 		return err
 	}
 	have := ocispec.Platform{OS: i.Os, Architecture: i.Architecture, Variant: i.Variant}
-	if !platforms.NewMatcher(want).Match(have) {
+	if !platforms.Only(want).Match(have) {
 		return object.Errorf(errdefs.ErrNotFound,
 			"image with reference %s was found but does not provide the specified platform (%s)", ref, platform)
 	}

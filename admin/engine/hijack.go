@@ -57,8 +57,11 @@ func takeOver(w http.ResponseWriter, r *http.Request, mediaType string) (*wire, 
 	return x, nil
 }
 
-// begin sends the reply's header; the stream follows.
+// begin sends the reply's header, once; the stream follows.
 func (x *wire) begin() {
+	if x.begun {
+		return
+	}
 	x.begun = true
 	// A client that is gone shows when the output is written.
 	_, _ = io.WriteString(x.conn, x.head)

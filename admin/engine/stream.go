@@ -125,7 +125,9 @@ func writeLog(w http.ResponseWriter, r *http.Request, q logRequest, tty bool, li
 			return err
 		}
 	}
-	for unfinished := (partial{}); ; {
+	var text []byte
+	stdout, stderr, unfinished := f.stdout(), f.stderr(), partial{}
+	for {
 		line, err, more := next()
 		switch {
 		case !more && begun:
@@ -140,11 +142,12 @@ func writeLog(w http.ResponseWriter, r *http.Request, q logRequest, tty bool, li
 				return err
 			}
 		}
-		out := f.stdout()
+		out := stdout
 		if line.Stderr {
-			out = f.stderr()
+			out = stderr
 		}
-		if _, err := out.Write(q.format(line, unfinished.continues(line))); err != nil {
+		text = q.format(text[:0], line, unfinished.continues(line))
+		if _, err := out.Write(text); err != nil {
 			return err
 		}
 	}
@@ -216,13 +219,12 @@ func (f *flusher) stop() {
 // timeLayout is RFC 3339 with all nine digits, so that lines align.
 const timeLayout = "2006-01-02T15:04:05.000000000Z07:00"
 
-// format puts time and details before the text of a line, once a line; but
-// where several logs are merged, each piece says whose it is.
-func (q logRequest) format(line logEntry, continues bool) []byte {
+// format appends a line to b, with time and details before the text once a
+// line; but where several logs are merged, each piece says whose it is.
+func (q logRequest) format(b []byte, line logEntry, continues bool) []byte {
 	if continues && !q.details {
-		return line.Text
+		return append(b, line.Text...)
 	}
-	var b []byte
 	if q.timestamps {
 		b = append(line.Time.UTC().AppendFormat(b, timeLayout), ' ')
 	}
