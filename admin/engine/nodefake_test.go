@@ -1,6 +1,7 @@
 package engine_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/rand"
@@ -76,6 +77,15 @@ func run(ctx context.Context, cmd []string, stdin io.Reader, stdout, stderr io.W
 		stdout.Write(bytes.Repeat([]byte("0123456789abcde\n"), 1<<16))
 	case "exit":
 		return 7
+	case "ask": // of somebody on a raw terminal
+		fmt.Fprint(stdout, "name? ")
+		line, _ := bufio.NewReader(stdin).ReadString('\r')
+		fmt.Fprint(stdout, "hello ", line)
+	case "prompt":
+		for ctx.Err() == nil {
+			fmt.Fprint(stdout, "? ")
+			time.Sleep(20 * time.Millisecond)
+		}
 	default: // sleep
 		<-ctx.Done()
 		return 137
@@ -380,6 +390,16 @@ func (r *runtime) CreateExec(_ context.Context, ref string, req container.ExecCr
 	defer r.mu.Unlock()
 	r.execs[p.id] = p
 	return p.id, nil
+}
+
+func (r *runtime) ResizeExec(_ context.Context, id string, height, width uint) error {
+	p, err := r.exec(id)
+	if err == nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		p.height, p.width = height, width
+	}
+	return err
 }
 
 func (r *runtime) exec(id string) (*proc, error) {

@@ -23,7 +23,7 @@ import (
 // start makes and starts a container.
 func (n *node) start(t testing.TB, name string, tty bool, cmd ...string) *proc {
 	t.Helper()
-	req := container.CreateRequest{Config: &container.Config{Image: "base", Cmd: cmd, Tty: tty}, HostConfig: &container.HostConfig{}}
+	req := container.CreateRequest{Config: &container.Config{Image: "base", Cmd: cmd, Tty: tty, OpenStdin: tty}, HostConfig: &container.HostConfig{}}
 	if _, err := n.Create(t.Context(), name, req); err != nil {
 		t.Fatal(err)
 	}
