@@ -178,3 +178,10 @@ func short(err error) error {
 	}
 	return err
 }
+
+// PlainSize is how many bytes a sealed stream of a given length holds.
+func PlainSize(sealed int64) int64 {
+	sealed -= headerSize + saltSize
+	chunks := (sealed + sealedSize - 1) / sealedSize
+	return max(0, sealed-chunks*chacha20poly1305.Overhead)
+}

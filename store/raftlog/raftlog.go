@@ -1,0 +1,205 @@
+// Package raftlog keeps a Raft member's log, its vote and its snapshots on
+// disk, sealed.
+//
+// It promises that what it hands out is what was stored, for that index of that
+// member of that cluster, or an error: a flipped bit, a lost, swapped or cut
+// page or file is always noticed, at the latest when the store is opened, where
+// everything is read once. What it acknowledges is on the disk. After the first
+// failure of the disk it refuses all further work, because no one knows any
+// more what is on it.
+//
+// It cannot notice that the whole directory was put back to an older state.
+//
+// The log and the vote are in one bbolt file under raft-boltdb, of which only
+// the indexes and the lengths are readable; a snapshot is a file of its own.
+package raftlog
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+
+	"skep/pki/seal"
+	"skep/store/object"
+)
+
+// ErrDamaged says that what is on the disk is not what was stored there. The
+// member must not take part with it: it would vote on a past that it forgot.
+var ErrDamaged = errors.New("raft log is damaged")
+
+// Config is what a Log needs.
+type Config struct {
+	// Dir holds the files, and nothing else; it is made if it is not there.
+	Dir string
+	// ClusterID and NodeID are bound to everything that is stored.
+	ClusterID, NodeID string
+	Keyring           *seal.Keyring
+	// Retain is how many snapshots are kept; 0 means 2.
+	Retain int
+	// Failed is told of the first failure, from any goroutine. It may be nil.
+	Failed func(error)
+	Logger *slog.Logger
+}
+
+// Log is a raft.LogStore, raft.StableStore and raft.MonotonicLogStore.
+type Log struct {
+	cfg    Config
+	inner  *raftboltdb.BoltStore
+	domain string
+	health health
+
+	mu     sync.RWMutex
+	bounds bounds            // of the entries that count
+	stable map[string][]byte // as on the disk
+}
+
+// bounds are the first and last index of a log. Last is below First if it is
+// empty. They are stored with every change of the log, because bbolt cannot
+// tell that its last entries are missing.
+type bounds struct {
+	First uint64 `cbor:"first"`
+	Last  uint64 `cbor:"last"`
+}
+
+func (b bounds) empty() bool { return b.Last < b.First }
+
+const (
+	fileName = "raft.db"
+	// boundsIndex is where the bounds are stored in the log: in the page that
+	// the last entries are in, so that storing them costs nothing.
+	boundsIndex = math.MaxUint64
+	stableKey   = "stable"
+	// notedKey is where the index of the newest snapshot is noted, in the stable store.
+	notedKey = "skep snapshot"
+)
+
+// Open opens the log in cfg.Dir, or makes one, and reads all of it.
+func Open(cfg Config) (*Log, *Snapshots, error) {
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, nil, fmt.Errorf("open raft log: %w", err)
+	}
+	l := &Log{cfg: cfg, domain: seal.Domain("raft log", cfg.ClusterID, cfg.NodeID)}
+	l.health.failed = cfg.Failed
+	snaps, err := openSnapshots(&l.cfg, &l.health)
+	if err != nil {
+		return nil, nil, err
+	}
+	snaps.log = l
+	path := filepath.Join(cfg.Dir, fileName)
+	if err := checkFile(path); err != nil {
+		return nil, nil, fmt.Errorf("open raft log: %w", err)
+	}
+	err = guard(func() (err error) {
+		l.inner, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &bbolt.Options{
+			Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true,
+		}})
+		return err
+	})
+	if err == nil {
+		err = guard(func() error { return l.load(snaps.newest()) })
+		if err != nil {
+			err = errors.Join(err, guard(l.inner.Close))
+		}
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("open raft log: %w", err)
+	}
+	return l, snaps, nil
+}
+
+// Close closes the file.
+func (l *Log) Close() error {
+	if err := guard(l.inner.Close); err != nil {
+		return fmt.Errorf("close raft log: %w", err)
+	}
+	return nil
+}
+
+// health remembers the first failure.
+type health struct {
+	failed func(error)
+	mu     sync.Mutex
+	err    error
+}
+
+func (h *health) check() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.err
+}
+
+// fail makes err the failure, if it is one and the first.
+func (h *health) fail(err error) error {
+	if err == nil {
+		return nil
+	}
+	h.mu.Lock()
+	first := h.err == nil
+	if first {
+		h.err = err
+	}
+	h.mu.Unlock()
+	if first && h.failed != nil {
+		h.failed(err)
+	}
+	return err
+}
+
+// run does what is asked of a store that has not failed.
+func (h *health) run(what string, do func() error) error {
+	if err := h.check(); err != nil {
+		return err
+	}
+	if err := guard(do); err != nil {
+		return h.fail(fmt.Errorf("%s: %w", what, err))
+	}
+	return nil
+}
+
+// guard turns a panic over a bad page, and a fault in the mapped file, into an error.
+func guard(do func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", ErrDamaged, p)
+		}
+	}()
+	return do()
+}
+
+func (l *Log) seal(index uint64, plain []byte) *raft.Log {
+	return &raft.Log{Index: index, Data: l.cfg.Keyring.Seal(l.at(index), plain)}
+}
+
+func (l *Log) open(index uint64) ([]byte, error) {
+	var sealed raft.Log
+	if err := l.inner.GetLog(index, &sealed); err != nil {
+		return nil, err
+	}
+	if sealed.Index != index {
+		return nil, fmt.Errorf("%w: entry %d is stored as %d", ErrDamaged, sealed.Index, index)
+	}
+	plain, err := l.cfg.Keyring.Open(l.at(index), sealed.Data)
+	if err != nil {
+		return nil, fmt.Errorf("%w: entry %d: %w", ErrDamaged, index, err)
+	}
+	return plain, nil
+}
+
+func (l *Log) sealedBounds(b bounds) (*raft.Log, error) {
+	plain, err := object.Encode(b)
+	if err != nil {
+		return nil, err
+	}
+	return l.seal(boundsIndex, plain), nil
+}
