@@ -102,7 +102,8 @@ type Swarm interface {
 	// Info is the part of the swarm that every node knows of itself; the
 	// cluster and the counts of nodes are filled in by the API.
 	Info(ctx context.Context) swarm.Info
-	// Store is the replicated state, or an error of the kind unavailable with
+	// Store is the replicated state, whose snapshot has every change that was
+	// acknowledged before the call, or an error of the kind unavailable with
 	// Swarm's text when this node is no manager.
 	Store(ctx context.Context) (store.Proposer, error)
 	// RotateTokens makes new join tokens.

@@ -154,10 +154,11 @@ func element(t reflect.Type) reflect.Type {
 // folded is the one spelling of all keys that encoding/json takes for the same.
 func folded(key string) string {
 	return strings.Map(func(r rune) rune {
-		for lower := unicode.SimpleFold(r); lower < r; lower = unicode.SimpleFold(lower) {
-			r = lower
+		least := r
+		for other := unicode.SimpleFold(r); other != r; other = unicode.SimpleFold(other) {
+			least = min(least, other)
 		}
-		return r
+		return least
 	}, key)
 }
 

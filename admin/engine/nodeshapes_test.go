@@ -340,7 +340,8 @@ func TestNetworks_AreFoundAndRefused(t *testing.T) {
 	}{
 		{"GET /networks/bridge", "", 200, `"Containers":{}`},
 		{"GET /networks/7395?scope=local", "", 200, `"Name":"bridge"`},
-		{"GET /networks/7395?scope=swarm", "", 404, "network 7395 not found"},
+		{"GET /networks/7395?scope=swarm", "", 200, `"Name":"bridge"`},
+		{"GET /networks/7395?scope=global", "", 404, "network 7395 not found"},
 		{"GET /networks/576", "", 400, "network 576 is ambiguous (2 matches found)"},
 		{`GET /networks?filters={%22type%22:[%22custom%22]}`, "", 200, `[]`},
 		{`GET /networks?filters={%22type%22:[%22odd%22]}`, "", 400, "invalid filter"},

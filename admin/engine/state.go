@@ -14,24 +14,11 @@ import (
 // changed the same object first.
 const maxTries = 20
 
-// reader is a store that can vouch for a snapshot: it has every change that
-// was acknowledged before the call.
-type reader interface {
-	Read(ctx context.Context) (*store.Snapshot, error)
-}
-
-// state is the swarm's state, as new as can be had.
+// state is the swarm's state, as new as any change that was acknowledged.
 func (a *API) state(ctx context.Context) (*store.Snapshot, error) {
 	s, err := a.Swarm.Store(ctx)
 	if err != nil {
 		return nil, err
-	}
-	return snapshot(ctx, s)
-}
-
-func snapshot(ctx context.Context, s store.Proposer) (*store.Snapshot, error) {
-	if r, ok := s.(reader); ok {
-		return r.Read(ctx)
 	}
 	return s.Snapshot(), nil
 }
@@ -45,10 +32,7 @@ func (a *API) change(ctx context.Context, plan func(s *store.Snapshot, tx *store
 		return err
 	}
 	for range maxTries {
-		var s *store.Snapshot
-		if s, err = snapshot(ctx, p); err != nil {
-			return err
-		}
+		s := p.Snapshot()
 		tx := store.Begin(s)
 		if err = plan(s, tx); err != nil {
 			return err

@@ -48,10 +48,7 @@ func (a *API) serviceLogs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	s, err := snapshot(r.Context(), p)
-	if err != nil {
-		return err
-	}
+	s := p.Snapshot()
 	o, err := findService(s, r.PathValue("id"))
 	if err != nil {
 		return err
