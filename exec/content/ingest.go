@@ -124,3 +124,7 @@ func label(d digest.Digest) string {
 	}
 	return d.String()
 }
+
+// Digest is that of what was written so far: hold it before Commit, and the
+// blob cannot be removed in between.
+func (w *Writer) Digest() digest.Digest { return digest.NewDigest(digest.SHA256, w.hash) }

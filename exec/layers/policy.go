@@ -42,7 +42,7 @@ func (p *policy) filter(h *tar.Header) (bool, error) {
 	if p.bytes += h.Size; p.bytes > p.limits.Bytes || h.Size < 0 {
 		return false, refuse("files of more than %d bytes", p.limits.Bytes)
 	}
-	if isSparse(h) {
+	if Sparse(h) {
 		if p.sparse += h.Size; p.sparse > p.limits.Free {
 			return false, refuse("sparse files of more than %d bytes", p.limits.Free)
 		}
@@ -92,8 +92,8 @@ func climbs(name string) bool {
 	return clean == ".." || strings.HasPrefix(clean, "../")
 }
 
-// isSparse says whether an entry is larger than its part of the tar.
-func isSparse(h *tar.Header) bool {
+// Sparse says whether an entry is larger than its part of the tar.
+func Sparse(h *tar.Header) bool {
 	if h.Typeflag == tar.TypeGNUSparse {
 		return true
 	}

@@ -37,10 +37,17 @@ type stream struct {
 	current, rest []byte
 }
 
-func newStream(ctx context.Context, src io.Reader, limits Limits) *stream {
+// Plain is the plain content of r within limits; r is read ahead in another
+// goroutine until Close.
+func Plain(ctx context.Context, r io.Reader, limits Limits) io.ReadCloser {
+	return newStream(ctx, r, limits, nil)
+}
+
+// newStream starts reading src. The hash may be nil.
+func newStream(ctx context.Context, src io.Reader, limits Limits, h hash.Hash) *stream {
 	ctx, cancel := context.WithCancel(ctx)
 	s := &stream{
-		limits: limits, hash: digest.SHA256.Hash(), cancel: cancel,
+		limits: limits, hash: h, cancel: cancel,
 		full: make(chan []byte, chunks), empty: make(chan []byte, chunks), done: make(chan struct{}),
 	}
 	for range chunks {
@@ -71,7 +78,9 @@ func (s *stream) pump(ctx context.Context, src io.Reader) error {
 			return ctx.Err()
 		}
 		n, err := fill(r, buf[:chunkSize])
-		s.hash.Write(buf[:n])
+		if s.hash != nil {
+			s.hash.Write(buf[:n])
+		}
 		s.total += int64(n)
 		if limitErr := s.check(); limitErr != nil {
 			return limitErr
@@ -146,10 +155,11 @@ func (s *stream) digest() digest.Digest {
 	return digest.NewDigest(digest.SHA256, s.hash)
 }
 
-// close ends the pump and waits for it.
-func (s *stream) close() {
+// Close ends the pump and waits for it.
+func (s *stream) Close() error {
 	s.cancel()
 	<-s.done
+	return nil
 }
 
 // Decompress is the plain content of r, which it tells by its first bytes to be

@@ -35,8 +35,8 @@ func (s *Store) Unpack(ctx context.Context, diffID, blob digest.Digest, open fun
 func (s *Store) unpack(ctx context.Context, root string, src io.Reader, want digest.Digest) (Info, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	st := newStream(ctx, src, s.limits)
-	defer st.close()
+	st := newStream(ctx, src, s.limits, digest.SHA256.Hash())
+	defer st.Close()
 
 	p := &policy{limits: s.limits}
 	err := inRoot(root, func() error {
