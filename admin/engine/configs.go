@@ -74,6 +74,7 @@ func (a *API) createConfig(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	admin.NameObject(r.Context(), o.ID)
 	return writeJSON(w, http.StatusCreated, swarm.ConfigCreateResponse{ID: o.ID})
 }
 

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,7 +18,7 @@ import (
 
 // orchestrate is the least that a swarm does: it makes running tasks for
 // services until ctx ends, and removes those that are of another revision.
-func (m *manager) orchestrate(ctx context.Context, t *testing.T) {
+func (m *manager) orchestrate(ctx context.Context) {
 	for after := uint64(0); ; {
 		ch := m.store.Since(after)
 		after = ch.Snapshot.Index
@@ -114,6 +115,15 @@ func TestDocker_DrivesTheSwarm(t *testing.T) {
 		{args: "service create --name web --replicas 2 -p 8080:80 --secret sec1 --config source=cfg1,target=/c --update-monitor 1s nginx", stdout: "converged\n"},
 		{args: "service ls --format {{.Name}},{{.Mode}},{{.Replicas}},{{.Image}}", stdout: "web,replicated,2/2,nginx:latest\n"},
 		{args: "service ps --format {{.Name}},{{.Node}},{{.DesiredState}} web", stdout: "web.1,node1,Running"},
+		{args: "service logs web", stdout: "@node1    | hello", stderr: "@node1    | oh no"},
+		{args: "service logs --raw --tail 1 -t web", stderr: "1970-01-01T00:00:02.000000000Z oh no\n"},
+		{args: "service logs --details --no-trunc --no-resolve web", stdout: "hello"},
+		{args: "service logs --no-task-ids web", stdout: "web.1@node1"},
+		{args: "version", stdout: "API version:      1.51 (minimum version 1.24)"},
+		{args: "info", stdout: "Is Manager: true"},
+		{args: "events --since 0 --until 0s --filter service=web --format {{.Type}}.{{.Action}}", stdout: "service.create\n"},
+		{args: "system events --since 0 --until 0s --filter type=secret", stdout: "secret create "},
+		{args: "login -u u -p right reg.example:5000", stdout: "Login Succeeded"},
 		{args: "service inspect --pretty web", stdout: "Service Mode:\tReplicated"},
 		{args: "service update --image nginx:2 --update-monitor 1s web", stdout: "converged\n"},
 		{args: "service scale web=3", stdout: "converged\n"},
@@ -149,11 +159,22 @@ func TestDocker_DrivesTheSwarm(t *testing.T) {
 		if code != tt.code || !strings.Contains(stdout, tt.stdout) || !strings.Contains(stderr, tt.stderr) {
 			t.Errorf("docker %s: code %d, stdout %q, stderr %q;\nwant %d, %q, %q", tt.args, code, stdout, stderr, tt.code, tt.stdout, tt.stderr)
 		}
+		if strings.HasPrefix(tt.args, "service create --name web") {
+			for task := range m.store.Snapshot().Tasks.All() {
+				m.logs.add(task.ID, line(1, "hello\n"), object.LogLine{Time: time.Unix(2, 0), Stderr: true, Text: []byte("oh no\n")})
+			}
+		}
 		if strings.HasPrefix(tt.args, "swarm init --adv") {
 			if m.store == nil {
 				t.Fatal("there is no swarm")
 			}
-			go func() { defer close(done); m.orchestrate(ctx, t) }()
+			go func() {
+				defer close(done)
+				var both sync.WaitGroup
+				both.Go(func() { m.orchestrate(ctx) })
+				both.Go(func() { _ = m.events.Watch(ctx, m.store) })
+				both.Wait()
+			}()
 		}
 	}
 }

@@ -82,6 +82,7 @@ func (a *API) createSecret(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	admin.NameObject(r.Context(), o.ID)
 	return writeJSON(w, http.StatusCreated, swarm.SecretCreateResponse{ID: o.ID})
 }
 

@@ -189,6 +189,7 @@ func (a *API) createService(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	admin.NameObject(r.Context(), o.ID)
 	return writeJSON(w, http.StatusCreated, swarm.ServiceCreateResponse{ID: o.ID, Warnings: warnings})
 }
 

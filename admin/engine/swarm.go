@@ -137,6 +137,7 @@ func (a *API) initSwarm(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	admin.NameObject(r.Context(), id)
 	return writeJSON(w, http.StatusOK, id)
 }
 

@@ -79,11 +79,12 @@ func (a *API) listTasks(w http.ResponseWriter, r *http.Request) error {
 	if err := resolveTaskFilters(s, f); err != nil {
 		return err
 	}
+	same := map[string]bool{} // what upToDate found, by revision
 	return writeJSON(w, http.StatusOK, shown(candidates(s, f), func(t *object.Task) bool {
 		return f.Exact("node", t.NodeID) && f.Prefix("id", t.ID) &&
 			f.Exact("desired-state", string(t.DesiredState)) && f.Exact("runtime", string(swarm.RuntimeContainer)) &&
 			(!f.Has("name") || f.Prefix("name", taskName(s, t))) && taskLabels(s, f, t) &&
-			(!current || upToDate(s, t))
+			(!current || upToDate(s, t, same))
 	}, func(t *object.Task) swarm.Task { return showTask(s, t) }))
 }
 
@@ -143,8 +144,9 @@ func taskLabels(s *store.Snapshot, f filters.Filters, t *object.Task) bool {
 }
 
 // upToDate says whether a task runs what its service asks for now. A change
-// that replaces no task leaves them up to date.
-func upToDate(s *store.Snapshot, t *object.Task) bool {
+// that replaces no task leaves them up to date. known keeps the answers: many
+// tasks are of few revisions.
+func upToDate(s *store.Snapshot, t *object.Task, known map[string]bool) bool {
 	o, ok := s.Services.Get(t.ServiceID)
 	if !ok {
 		return false
@@ -152,11 +154,14 @@ func upToDate(s *store.Snapshot, t *object.Task) bool {
 	if t.SpecVersion == o.SpecVersion {
 		return true
 	}
-	rev := s.Revision(t.ServiceID, t.SpecVersion)
-	if rev == nil {
-		return false
+	key := object.RevisionKey(t.ServiceID, t.SpecVersion)
+	same, ok := known[key]
+	if !ok {
+		rev := s.Revision(t.ServiceID, t.SpecVersion)
+		same = rev != nil && sameWork(rev.Spec, rev.Endpoint, o.Spec)
+		known[key] = same
 	}
-	return sameWork(rev.Spec, rev.Endpoint, o.Spec)
+	return same
 }
 
 // sameWork compares what a task runs with a service's spec. Placement is left
