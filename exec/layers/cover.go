@@ -22,8 +22,10 @@ import (
 // layer on top that holds only those directories, as they should be.
 
 // Chain is the directories of an unpacked image, topmost first; diffIDs are
-// bottom first.
+// bottom first. A layer that occurs again counts where it is topmost: it says
+// there all that it said below, and an overlay takes no directory twice.
 func (s *Store) Chain(ctx context.Context, diffIDs []digest.Digest) ([]string, error) {
+	diffIDs = dedupe(diffIDs)
 	lower := make([]string, 0, len(diffIDs)+1)
 	infos := make([]Info, len(diffIDs))
 	for i, d := range diffIDs {
@@ -57,12 +59,27 @@ func (s *Store) Chain(ctx context.Context, diffIDs []digest.Digest) ([]string, e
 
 // CoverID is where the cover of a chain is kept, if it needs one.
 func CoverID(diffIDs []digest.Digest) digest.Digest {
+	diffIDs = dedupe(diffIDs)
 	var b strings.Builder
 	b.WriteString("cover")
 	for _, d := range diffIDs {
 		b.WriteString("\n" + d.String())
 	}
 	return digest.FromString(b.String())
+}
+
+// dedupe keeps the last of each.
+func dedupe(ds []digest.Digest) []digest.Digest {
+	seen := map[digest.Digest]bool{}
+	var kept []digest.Digest
+	for _, d := range slices.Backward(ds) {
+		if !seen[d] {
+			seen[d] = true
+			kept = append(kept, d)
+		}
+	}
+	slices.Reverse(kept)
+	return kept
 }
 
 // chain is layers of one image, bottom first.

@@ -19,6 +19,12 @@ const (
 	whiteoutOpaque = ".wh..wh..opq"
 )
 
+// maxLinks is how many links a path may go through.
+const maxLinks = 40
+
+// adminAttr are attributes that steer an overlay; no image may set them.
+const adminAttr = "SCHILY.xattr.trusted."
+
 // policy decides what a layer may hold, turns whiteouts into the overlay's,
 // and notes what the tar did not say. It runs in the thread whose root is the
 // layer, so the paths it gets and uses start there.
@@ -40,11 +46,16 @@ func (p *policy) filter(h *tar.Header) (bool, error) {
 		return false, refuse("more than %d files", p.limits.Entries)
 	}
 	if p.bytes += h.Size; p.bytes > p.limits.Bytes || h.Size < 0 {
-		return false, refuse("files of more than %d bytes", p.limits.Bytes)
+		return false, refuse("larger than %d bytes", p.limits.Bytes)
 	}
 	if Sparse(h) {
 		if p.sparse += h.Size; p.sparse > p.limits.Free {
 			return false, refuse("sparse files of more than %d bytes", p.limits.Free)
+		}
+	}
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, adminAttr) {
+			delete(h.PAXRecords, key)
 		}
 	}
 	switch h.Typeflag {
@@ -157,21 +168,35 @@ func (p *policy) note(h *tar.Header, at string) {
 // leads out of the layer. Other links to directories of the layer, such as lib
 // for usr/lib, do no harm.
 func checkFollowed(name string) error {
-	dir := ""
-	for part := range strings.SplitSeq(path.Dir(name), "/") {
-		dir = path.Join(dir, part)
-		fi, err := os.Lstat("/" + dir)
-		if err != nil || fi.Mode()&fs.ModeSymlink == 0 {
+	var at []string // where we are, without links
+	rest := strings.Split(path.Dir(name), "/")
+	for links := 0; len(rest) > 0; {
+		part := rest[0]
+		rest = rest[1:]
+		switch part {
+		case "", ".":
+			continue
+		case "..":
+			if len(at) == 0 {
+				return refuse("%q would be made through a link that leads out of the layer", name)
+			}
+			at = at[:len(at)-1]
 			continue
 		}
-		target, err := os.Readlink("/" + dir)
+		here := "/" + path.Join(append(slices.Clone(at), part)...)
+		fi, err := os.Lstat(here)
+		if err != nil || fi.Mode()&fs.ModeSymlink == 0 {
+			at = append(at, part)
+			continue
+		}
+		target, err := os.Readlink(here)
 		if err != nil {
 			return err
 		}
-		if path.IsAbs(target) || climbs(path.Join(path.Dir(dir), target)) || climbs(path.Dir(dir)+"/"+target) {
-			return refuse("%q would be made through the link %q to %q", name, dir, target)
+		if links++; path.IsAbs(target) || links > maxLinks {
+			return refuse("%q would be made through the link %q to %q", name, here, target)
 		}
-		dir = path.Join(path.Dir(dir), target)
+		rest = append(strings.Split(target, "/"), rest...)
 	}
 	return nil
 }
