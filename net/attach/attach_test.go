@@ -1,0 +1,513 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package attach_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/network"
+	"github.com/vishvananda/netlink"
+
+	"skep/net/attach"
+	"skep/net/ipam"
+	"skep/net/link"
+	"skep/net/link/linktest"
+	"skep/net/nft"
+	"skep/store/object"
+)
+
+func routeLoopbackToGateway(b box) error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	addrs, err := netlink.AddrList(lo, netlink.FAMILY_V4)
+	if err != nil {
+		return err
+	}
+	for _, a := range addrs {
+		if err := netlink.AddrDel(lo, &a); err != nil {
+			return err
+		}
+	}
+	eth0, err := netlink.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	gw := net.ParseIP(b.Gateway)
+	p := netip.MustParsePrefix(b.Address)
+	// In the local table, which is asked first.
+	return netlink.RouteReplace(&netlink.Route{
+		LinkIndex: eth0.Attrs().Index, Gw: gw, Src: p.Addr().AsSlice(), Table: 255,
+		Dst: &net.IPNet{IP: net.IPv4(127, 0, 0, 0), Mask: net.CIDRMask(8, 32)},
+	})
+}
+
+func TestConnect_Bridge(t *testing.T) {
+	n := newNode(t, "bbbbbb")
+	a := n.connect(t, "a")
+	if a.Interface != "vbbbbbbac110002" || a.Address != "172.17.0.2/20" || a.Gateway != "172.17.0.1" || a.MAC != "02:42:ac:11:00:02" {
+		t.Errorf("attachment: %+v", a)
+	}
+	if b := n.connect(t, "a"); b.Address != a.Address {
+		t.Errorf("connected again, got %s, had %s", b.Address, a.Address)
+	}
+	if got, ok := n.Attachment("a"); !ok || got.Namespace != a.Namespace {
+		t.Errorf("attachment: %+v, %t", got, ok)
+	}
+	a.Within(t, func() error {
+		ifs, err := net.Interfaces()
+		if err != nil {
+			return err
+		}
+		var got []string
+		for _, i := range ifs {
+			addrs, err := i.Addrs()
+			if err != nil {
+				return err
+			}
+			got = append(got, fmt.Sprint(i.Name, " ", i.HardwareAddr, " ", i.MTU, " ", i.Flags&net.FlagUp, " ", addrs))
+		}
+		want := []string{"lo  65536 up [127.0.0.1/8 ::1/128]", "eth0 02:42:ac:11:00:02 1500 up [172.17.0.2/20]"}
+		if fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("devices: got %q, want %q", got, want)
+		}
+		return nil
+	})
+	serve(t, a, "a", 80)
+	mustGet(t, here{}, "tcp", "172.17.0.2:80", "a")
+	stats, err := n.Stats("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := stats["eth0"]; s.RxBytes < 100 || s.TxBytes < 100 || s.RxPackets < 4 {
+		t.Errorf("counters: %+v", stats)
+	}
+	// A freed address is not the next to be handed out.
+	if err := n.Disconnect(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	if b := n.connect(t, "b"); b.Address != "172.17.0.3/20" {
+		t.Errorf("got %s", b.Address)
+	}
+	n.restart(t)
+	if c := n.connect(t, "c"); c.Address != "172.17.0.4/20" {
+		t.Errorf("after a restart got %s", c.Address)
+	}
+}
+
+func TestConnect_HostAndNone(t *testing.T) {
+	n := newNode(t, "bbbbbb")
+	h, err := n.Connect(t.Context(), object.Endpoint{ID: "h", Network: "host", Ports: []object.Port{port("tcp", 80, 80)}})
+	if err != nil || h.Namespace != "" || h.Address != "" || len(h.Ports) != 0 {
+		t.Errorf("host: %+v, %v", h, err)
+	}
+	none, err := n.Connect(t.Context(), object.Endpoint{ID: "n", Network: "none", Ports: []object.Port{port("tcp", 80, 80)}})
+	if err != nil || none.Address != "" || len(none.Ports) != 0 {
+		t.Errorf("none: %+v, %v", none, err)
+	}
+	box{none}.Within(t, func() error {
+		ifs, err := net.Interfaces()
+		if len(ifs) != 1 || ifs[0].Flags&net.FlagUp == 0 {
+			t.Errorf("devices: %v", ifs)
+		}
+		return err
+	})
+	for _, id := range []string{"h", "n"} {
+		if s, err := n.Stats(id); err != nil || len(s) != 0 {
+			t.Errorf("counters of %s: %v, %v", id, s, err)
+		}
+	}
+	n.restart(t)
+	for _, id := range []string{"h", "n"} {
+		if _, ok := n.Attachment(id); !ok {
+			t.Errorf("%s was forgotten", id)
+		}
+	}
+	if _, err := n.Connect(t.Context(), object.Endpoint{ID: "x", Network: "front"}); !errors.Is(err, errdefs.ErrNotFound) || err.Error() != "network front not found" {
+		t.Errorf("unknown network: %v", err)
+	}
+	for _, id := range []string{"", "../x", "a/b", ".", "a.b"} {
+		if _, err := n.Connect(t.Context(), object.Endpoint{ID: id, Network: "none"}); !errors.Is(err, errdefs.ErrInvalidArgument) {
+			t.Errorf("ID %q: %v", id, err)
+		}
+	}
+}
+
+func TestConnect_AskedDifferentlyIsMadeAnew(t *testing.T) {
+	n := newNode(t, "bbbbbb")
+	n.connect(t, "a", port("tcp", 8080, 80))
+	b := n.connect(t, "a", port("tcp", 8081, 80))
+	serve(t, b, "a", 80)
+	mustGet(t, here{}, "tcp", "127.0.0.1:8081", "a")
+	if _, err := dial(t, here{}, "tcp", "127.0.0.1:8080"); err == nil {
+		t.Error("the old port is still published")
+	}
+	// So is one whose namespace was lost.
+	if err := link.Remove(b.Namespace); err != nil {
+		t.Fatal(err)
+	}
+	c := n.connect(t, "a", port("tcp", 8081, 80))
+	serve(t, c, "new", 80)
+	mustGet(t, here{}, "tcp", "127.0.0.1:8081", "new")
+}
+
+func TestDisconnect_LeavesNothing(t *testing.T) {
+	n := newNode(t, "bbbbbb")
+	empty, _ := n.table(t)
+	const many = 5
+	for i := range many {
+		c := n.connect(t, fmt.Sprint("c", i), shared(8080, 80), port("udp", 0, 53))
+		serve(t, c, "c", 80)
+	}
+	mustGet(t, here{}, "tcp", "127.0.0.1:8080", "c")
+	if len(flows(t)) == 0 {
+		t.Fatal("the kernel remembers no connection: the test sees nothing")
+	}
+	for i := range many {
+		for range 2 {
+			if err := n.Disconnect(t.Context(), fmt.Sprint("c", i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if left := devices(t, "vbbbbbb"); len(left) > 0 {
+		t.Errorf("devices are left: %s", left)
+	}
+	if left := flows(t); len(left) > 0 {
+		t.Errorf("the kernel remembers connections: %v", left)
+	}
+	if table, _ := n.table(t); table.String() != empty.String() {
+		t.Errorf("rules are left:\n%s", table)
+	}
+	n.runsNothing(t)
+}
+
+// flows lists connections from or to containers.
+func flows(t *testing.T) (found []*netlink.ConntrackFlow) {
+	t.Helper()
+	all, err := netlink.ConntrackTableList(netlink.ConntrackTable, netlink.FAMILY_V4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool, gateway := netip.MustParsePrefix("172.17.0.0/16"), netip.MustParseAddr("172.17.0.1")
+	for _, f := range all {
+		for _, ip := range []net.IP{f.Forward.SrcIP, f.Forward.DstIP, f.Reverse.SrcIP, f.Reverse.DstIP} {
+			if a, ok := netip.AddrFromSlice(ip.To4()); ok && a != gateway && pool.Contains(a) {
+				found = append(found, f)
+				break
+			}
+		}
+	}
+	return found
+}
+
+func TestRestart_TrafficGoesOn(t *testing.T) {
+	n := newNode(t, "bbbbbb")
+	client := linktest.NewHost(t)
+	web := n.connect(t, "web", port("tcp", 8080, 80))
+	serve(t, web, "web", 80)
+	c, err := dial(t, client, "tcp", at(client.Gateway, 8080))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	before, _ := n.table(t)
+	for range 10 {
+		n.close(t)
+		// While no process is there, too.
+		mustGet(t, client, "tcp", at(client.Gateway, 8080), "web")
+		if _, _, err := ask(c); err != nil {
+			t.Fatalf("an open connection was cut: %v", err)
+		}
+		n.open(t)
+		mustGet(t, here{}, "tcp", "127.0.0.1:8080", "web")
+	}
+	after, _ := n.table(t)
+	if before.String() != after.String() {
+		t.Errorf("the table was\n%s, is\n%s", before, after)
+	}
+	if got, ok := n.Attachment("web"); !ok || fmt.Sprint(got) != fmt.Sprint(web.Attachment) {
+		t.Errorf("the attachment was %+v, is %+v", web.Attachment, got)
+	}
+	if err := listen(t, "tcp", ":8080"); err == nil {
+		t.Error("after a restart the port is free for others")
+	}
+	if again := n.connect(t, "web", port("tcp", 8080, 80)); again.Address != web.Address {
+		t.Error("connected again, got another address")
+	}
+}
+
+func TestRestart_AnotherProgramTookThePort(t *testing.T) {
+	n := newNode(t, "bbbbbb")
+	serve(t, n.connect(t, "web", port("tcp", 8080, 80)), "web", 80)
+	n.close(t)
+	l, err := net.Listen("tcp", ":8080")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.open(t)
+	mustGet(t, here{}, "tcp", "127.0.0.1:8080", "web")
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Disconnect(t.Context(), "web"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRestart_SweepsWhatACrashLeft(t *testing.T) {
+	n := newNode(t, "bbbbbb")
+	keep := n.connect(t, "keep", port("tcp", 8080, 80))
+	lost := n.connect(t, "lost", port("tcp", 8081, 80))
+	rebooted := n.connect(t, "rebooted")
+	n.close(t)
+	// A process dies before it wrote the record, or the machine was restarted.
+	if err := os.Remove(filepath.Join(n.config.RunDir, "attach", "lost.json")); err != nil {
+		t.Fatal(err)
+	}
+	if err := link.Remove(rebooted.Namespace); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(n.config.RunDir, "attach", "damaged.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.open(t)
+	if link.Pinned(lost.Namespace) {
+		t.Error("a namespace without a record is left")
+	}
+	if got := devices(t, "vbbbbbb"); len(got) != 1 || got[0] != keep.Interface {
+		t.Errorf("devices: %s", got)
+	}
+	if err := listen(t, "tcp", ":8081"); err != nil {
+		t.Errorf("a port without a record is taken: %v", err)
+	}
+	serve(t, keep, "keep", 80)
+	mustGet(t, here{}, "tcp", "127.0.0.1:8080", "keep")
+}
+
+func TestRetain(t *testing.T) {
+	n := newNode(t, "bbbbbb")
+	for _, id := range []string{"a", "b", "c"} {
+		n.connect(t, id, shared(8080, 80))
+	}
+	n.restart(t)
+	if err := n.Retain(t.Context(), []string{"b", "unknown"}); err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[string]bool{"a": false, "b": true, "c": false} {
+		if _, ok := n.Attachment(id); ok != want {
+			t.Errorf("%s is there: %t", id, ok)
+		}
+	}
+	if got := devices(t, "vbbbbbb"); len(got) != 1 {
+		t.Errorf("devices: %s", got)
+	}
+}
+
+func TestTwoNodes_SideBySide(t *testing.T) {
+	one, two := newNode(t, "111111"), newNode(t, "222222")
+	client := linktest.NewHost(t)
+	a := one.connect(t, "a", port("tcp", 8081, 80))
+	b := two.connect(t, "b", port("tcp", 8082, 80)) // the same container's ID would do, too
+	c := two.connect(t, "a", port("tcp", 8083, 80))
+	if netip.MustParsePrefix(a.Address).Overlaps(netip.MustParsePrefix(b.Address)) {
+		t.Errorf("both nodes use one subnet: %s, %s", a.Address, b.Address)
+	}
+	serve(t, a, "one-a", 80)
+	serve(t, b, "two-b", 80)
+	serve(t, c, "two-a", 80)
+	for p, want := range map[int]string{8081: "one-a", 8082: "two-b", 8083: "two-a"} {
+		for _, from := range []place{client, here{}, a, b, c} {
+			mustGet(t, from, "tcp", at(client.Gateway, p), want)
+		}
+	}
+	_, err := two.Connect(t.Context(), object.Endpoint{ID: "x", Ports: []object.Port{port("tcp", 8081, 80)}})
+	if !errors.Is(err, errdefs.ErrConflict) {
+		t.Errorf("a port of the other node: %v", err)
+	}
+	one.restart(t)
+	two.restart(t)
+	if err := two.Retain(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	mustGet(t, client, "tcp", at(client.Gateway, 8081), "one-a")
+}
+
+func TestSubnet_AvoidsTheMachinesOwn(t *testing.T) {
+	n := newNode(t, "bbbbbb")
+	n.close(t)
+	if err := os.RemoveAll(n.config.Dir); err != nil {
+		t.Fatal(err)
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A route as a VPN makes it.
+	vpn := &netlink.Route{LinkIndex: lo.Attrs().Index, Dst: &net.IPNet{IP: net.IPv4(172, 16, 0, 0), Mask: net.CIDRMask(12, 32)}}
+	if err := netlink.RouteAdd(vpn); err != nil {
+		t.Fatal(err)
+	}
+	n.open(t)
+	first := n.connect(t, "a")
+	if first.Address != "192.168.0.2/20" {
+		t.Errorf("address: %s", first.Address)
+	}
+	if err := netlink.RouteDel(vpn); err != nil {
+		t.Fatal(err)
+	}
+	// Chosen once, it stays.
+	n.restart(t)
+	if b := n.connect(t, "b"); b.Address != "192.168.0.3/20" {
+		t.Errorf("address: %s", b.Address)
+	}
+	n.close(t)
+	n.config.Ranges = []ipam.Range{{Base: netip.MustParsePrefix("10.9.0.0/16"), Bits: 24}}
+	n.open(t)
+}
+
+func TestConverge_MendsWhatOthersBreak(t *testing.T) {
+	n := newNode(t, "bbbbbb")
+	web := n.connect(t, "web", port("tcp", 8080, 80))
+	serve(t, web, "web", 80)
+	if err := n.Converge(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c, err := nft.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for name, harm := range map[string]func() error{
+		"table deleted": func() error { return c.Delete("skep-bbbbbb") },
+		"table emptied": func() error { return c.Replace(nft.Table{Name: "skep-bbbbbb"}) },
+		"bridge deleted": func() error {
+			l, err := netlink.LinkByName("skbbbbbb")
+			if err != nil {
+				return err
+			}
+			return netlink.LinkDel(l)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := harm(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := dial(t, here{}, "tcp", "127.0.0.1:8080"); err == nil {
+				t.Fatal("no harm was done")
+			}
+			if err := n.Converge(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			mustGet(t, here{}, "tcp", "127.0.0.1:8080", "web")
+		})
+	}
+	// Without waiting for that, too: the next change finds out.
+	if err := c.Delete("skep-bbbbbb"); err != nil {
+		t.Fatal(err)
+	}
+	n.connect(t, "other", port("tcp", 8081, 80))
+	mustGet(t, here{}, "tcp", "127.0.0.1:8080", "web")
+}
+
+func TestList_HasDockersShape(t *testing.T) {
+	n := newNode(t, "bbbbbb")
+	web := n.connect(t, "web")
+	if _, err := n.Connect(t.Context(), object.Endpoint{ID: "h", Network: "host"}); err != nil {
+		t.Fatal(err)
+	}
+	list, err := n.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	by := map[string]network.Inspect{}
+	for _, i := range list {
+		by[i.Name] = i
+		if len(i.ID) != 64 || i.Created.IsZero() {
+			t.Errorf("%s: ID %q, created %s", i.Name, i.ID, i.Created)
+		}
+	}
+	shape := func(name string) string {
+		i := by[name]
+		i.ID, i.Created = "", by["bridge"].Created.AddDate(-i.Created.Year()+1, 0, 0)
+		b, err := json.Marshal(struct {
+			Driver, Scope string
+			IPAM          network.IPAM
+			Options       map[string]string
+			Containers    map[string]network.EndpointResource
+		}{i.Driver, i.Scope, i.IPAM, i.Options, i.Containers})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	want := map[string]string{
+		"bridge": `{"Driver":"bridge","Scope":"local","IPAM":{"Driver":"default","Options":null,"Config":[{"Subnet":"172.17.0.0/20","Gateway":"172.17.0.1"}]},` +
+			`"Options":{"com.docker.network.bridge.default_bridge":"true","com.docker.network.bridge.enable_icc":"true","com.docker.network.bridge.enable_ip_masquerade":"true",` +
+			`"com.docker.network.bridge.host_binding_ipv4":"0.0.0.0","com.docker.network.bridge.name":"skbbbbbb","com.docker.network.driver.mtu":"1500"},` +
+			`"Containers":{"web":{"Name":"name-of-web","EndpointID":"` + web.EndpointID + `","MacAddress":"02:42:ac:11:00:02","IPv4Address":"172.17.0.2/20","IPv6Address":""}}}`,
+		"none": `{"Driver":"null","Scope":"local","IPAM":{"Driver":"default","Options":null,"Config":null},"Options":{},"Containers":{}}`,
+	}
+	for name, w := range want {
+		if got := shape(name); got != w {
+			t.Errorf("%s:\n got %s\nwant %s", name, got, w)
+		}
+	}
+	if c := by["host"].Containers["h"]; c.Name != "name-of-h" || c.IPv4Address.IsValid() {
+		t.Errorf("host: %+v", by["host"].Containers)
+	}
+	n.restart(t)
+	again, err := n.List(t.Context())
+	if err != nil || again[0].ID != by["bridge"].ID || !again[0].Created.Equal(by["bridge"].Created) {
+		t.Errorf("after a restart: %v, %v", again, err)
+	}
+}
+
+func TestOpen_RefusesABadScope(t *testing.T) {
+	for _, s := range []string{"", "abc", "ABCDEF", "zzzzzz", "1234567"} {
+		c := attach.Config{Dir: t.TempDir(), RunDir: t.TempDir(), Scope: s}
+		if _, err := attach.Open(c); err == nil {
+			t.Errorf("scope %q was taken", s)
+		}
+	}
+}
+
+func BenchmarkConnectDisconnect(b *testing.B) {
+	for _, others := range []int{0, 100} {
+		for _, ports := range [][]object.Port{nil, {port("tcp", 8080, 80)}} {
+			b.Run(fmt.Sprintf("others=%d/ports=%d", others, len(ports)), func(b *testing.B) {
+				n := newNode(b, "cccccc")
+				for i := range others {
+					n.connect(b, fmt.Sprint("other", i), shared(9090, 80))
+				}
+				for b.Loop() {
+					n.connect(b, "c", ports...)
+					if err := n.Disconnect(b.Context(), "c"); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}
+
+func BenchmarkConnect(b *testing.B) {
+	n := newNode(b, "cccccc")
+	for b.Loop() {
+		n.connect(b, "c")
+		b.StopTimer()
+		if err := n.Disconnect(b.Context(), "c"); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+}
