@@ -61,12 +61,15 @@ type Attach struct {
 	// filter is the right to write the packet filter, and what is known of it:
 	// who receives it has it until they send it back.
 	filter chan *filter
+	// unplugger is the turn to remove devices.
+	unplugger chan struct{}
 
-	mu    sync.Mutex
-	ends  map[string]*record       // guarded by mu; a record in it is not changed, but replaced
-	busy  map[string]chan struct{} // guarded by mu; endpoints that a verb works on; closed when it is done
-	pool  *ipam.Pool               // guarded by mu
-	ports *ingress.Ports           // guarded by mu; its system calls do not wait
+	mu      sync.Mutex
+	ends    map[string]*record       // guarded by mu; a record in it is not changed, but replaced
+	busy    map[string]chan struct{} // guarded by mu; endpoints that a verb works on; closed when it is done
+	unplugs []*unplugging            // guarded by mu, as are their results
+	pool    *ipam.Pool               // guarded by mu
+	ports   *ingress.Ports           // guarded by mu; its system calls do not wait
 }
 
 // filter is the node's table in the kernel.
@@ -79,15 +82,15 @@ type filter struct {
 
 // Open recovers the attachments of an earlier process and makes the bridge and
 // the packet filter's table. Connections that go through them go on.
-func Open(c Config) (*Attach, error) {
-	a, err := open(c)
+func Open(ctx context.Context, c Config) (*Attach, error) {
+	a, err := open(ctx, c)
 	if err != nil {
 		return nil, fmt.Errorf("open networks: %w", err)
 	}
 	return a, nil
 }
 
-func open(c Config) (a *Attach, err error) {
+func open(ctx context.Context, c Config) (a *Attach, err error) {
 	if !regexp.MustCompile(`^[0-9a-f]{6}$`).MatchString(c.Scope) {
 		return nil, fmt.Errorf("scope %q: not six hexadecimal digits", c.Scope)
 	}
@@ -105,8 +108,8 @@ func open(c Config) (a *Attach, err error) {
 	}
 	a = &Attach{
 		name: c.Name, log: c.Logger, scope: c.Scope, disk: disk,
-		filter: make(chan *filter, 1),
-		ends:   map[string]*record{}, busy: map[string]chan struct{}{}, ports: ingress.NewPorts(),
+		filter: make(chan *filter, 1), unplugger: make(chan struct{}, 1),
+		ends: map[string]*record{}, busy: map[string]chan struct{}{}, ports: ingress.NewPorts(),
 	}
 	if a.link, err = link.Open(); err != nil {
 		return nil, err
@@ -121,12 +124,13 @@ func open(c Config) (a *Attach, err error) {
 		return nil, err
 	}
 	a.filter <- f
+	a.unplugger <- struct{}{}
 	found, err := disk.load(c.Logger)
 	if err != nil {
 		return nil, err
 	}
 	name := "sk" + c.Scope
-	a.bridge, err = bridge.Open(bridge.Config{Dir: c.Dir, Name: name, Ranges: c.Ranges, Link: a.link, Busy: anyOnBridge(found)})
+	a.bridge, err = bridge.Open(ctx, bridge.Config{Dir: c.Dir, Name: name, Ranges: c.Ranges, Link: a.link, Busy: anyOnBridge(found)})
 	if err != nil {
 		return nil, err
 	}

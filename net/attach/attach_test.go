@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -475,9 +477,87 @@ func TestList_HasDockersShape(t *testing.T) {
 func TestOpen_RefusesABadScope(t *testing.T) {
 	for _, s := range []string{"", "abc", "ABCDEF", "zzzzzz", "1234567"} {
 		c := attach.Config{Dir: t.TempDir(), RunDir: t.TempDir(), Scope: s}
-		if _, err := attach.Open(c); err == nil {
+		if _, err := attach.Open(t.Context(), c); err == nil {
 			t.Errorf("scope %q was taken", s)
 		}
+	}
+}
+
+// Every endpoint comes and goes beside others, under the race detector too.
+func TestConnect_ManyAtOnce(t *testing.T) {
+	n := newNode(t, "bbbbbb")
+	empty, _ := n.table(t)
+	const many, rounds = 12, 3
+	var mu sync.Mutex
+	seen := map[string]string{}
+	var wg sync.WaitGroup
+	for i := range many {
+		wg.Go(func() {
+			id := fmt.Sprint("c", i)
+			for range rounds {
+				at, err := n.Connect(t.Context(), object.Endpoint{ID: id, Ports: []object.Port{shared(8080, 80), port("tcp", 0, 80)}})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				for _, key := range []string{at.Address, at.MAC, at.Interface} {
+					if other, ok := seen[key]; ok {
+						t.Errorf("%s and %s both got %s", other, id, key)
+					}
+					seen[key] = id
+				}
+				mu.Unlock()
+				if err := errors.Join(n.Activate(t.Context(), id, false), n.Disconnect(t.Context(), id)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if len(seen) != 3*many*rounds {
+		t.Errorf("saw %d addresses and names, want %d", len(seen), 3*many*rounds)
+	}
+	if table, _ := n.table(t); table.String() != empty.String() {
+		t.Errorf("rules are left:\n%s", table)
+	}
+	n.runsNothing(t)
+}
+
+// Two nodes that start at once choose different subnets.
+func TestOpen_NodesStartTogether(t *testing.T) {
+	nodes := make([]*node, 4)
+	var wg sync.WaitGroup
+	for i := range nodes {
+		dir := t.TempDir()
+		nodes[i] = &node{config: attach.Config{
+			Dir: dir, RunDir: filepath.Join(dir, "run"), Scope: fmt.Sprintf("%06x", i), Logger: slog.New(slog.DiscardHandler),
+		}}
+		wg.Go(func() {
+			a, err := attach.Open(t.Context(), nodes[i].config)
+			if err != nil {
+				t.Error(err)
+			}
+			nodes[i].Attach = a
+		})
+	}
+	wg.Wait()
+	subnets := map[netip.Prefix]bool{}
+	for _, n := range nodes {
+		if n.Attach == nil {
+			continue
+		}
+		list, err := n.List(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		subnets[list[0].IPAM.Config[0].Subnet] = true
+		if err := errors.Join(n.Destroy(t.Context()), n.Attach.Close()); err != nil {
+			t.Error(err)
+		}
+	}
+	if len(subnets) != len(nodes) {
+		t.Errorf("%d nodes chose %v", len(nodes), subnets)
 	}
 }
 

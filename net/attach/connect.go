@@ -14,6 +14,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
+	"golang.org/x/sync/errgroup"
 
 	"skep/net/ipam"
 	"skep/net/link"
@@ -288,10 +289,7 @@ func (a *Attach) dismantle(ctx context.Context, r *record) error {
 		}
 	}
 	if r.address().IsValid() {
-		if err := a.link.Remove(r.Made.Interface); err != nil {
-			return err
-		}
-		if err := a.link.Forget(r.address()); err != nil {
+		if err := a.unplug(ctx, r); err != nil {
 			return err
 		}
 	}
@@ -313,9 +311,18 @@ func (a *Attach) Retain(ctx context.Context, ids []string) error {
 		}
 	}
 	a.mu.Unlock()
-	var errs []error
-	for _, id := range others {
-		errs = append(errs, a.Disconnect(ctx, id))
+	errs := make([]error, len(others))
+	var g errgroup.Group
+	g.SetLimit(together)
+	for i, id := range others {
+		g.Go(func() error {
+			errs[i] = a.Disconnect(ctx, id)
+			return nil // the others are tried all the same
+		})
 	}
+	_ = g.Wait()
 	return errors.Join(errs...)
 }
+
+// together is how many endpoints Retain disconnects at once.
+const together = 32

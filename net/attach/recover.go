@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"slices"
 	"time"
 
 	"skep/net/ingress"
@@ -14,9 +15,6 @@ import (
 
 // recover makes the kernel and the reservations fit the records found.
 func (a *Attach) recover(found []*record) error {
-	if _, err := a.bridge.Ensure(); err != nil {
-		return err
-	}
 	for _, r := range found {
 		if err := a.readopt(r); err != nil {
 			return err
@@ -66,12 +64,9 @@ func (a *Attach) sweep() error {
 	if err != nil {
 		return err
 	}
-	for _, n := range names {
-		if !used[n] {
-			if err := a.link.Remove(n); err != nil {
-				return err
-			}
-		}
+	names = slices.DeleteFunc(names, func(n string) bool { return used[n] })
+	if err := a.link.Remove(names...); err != nil {
+		return err
 	}
 	entries, err := os.ReadDir(a.disk.namespaces)
 	if err != nil {

@@ -56,7 +56,7 @@ func newNode(t testing.TB, scope string) *node {
 
 func (n *node) open(t testing.TB) {
 	t.Helper()
-	a, err := attach.Open(n.config)
+	a, err := attach.Open(t.Context(), n.config)
 	if err != nil {
 		t.Fatal(err)
 	}

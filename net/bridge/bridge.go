@@ -10,16 +10,20 @@
 package bridge
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"skep/net/ipam"
 	"skep/net/link"
@@ -59,8 +63,45 @@ type choice struct {
 func networks() []string { return []string{"bridge", "host", "none"} }
 
 // Open chooses the subnet, or takes the one chosen before, unless the machine
-// has got a route into it since and nobody uses it. The device is made by Ensure.
-func Open(c Config) (*Bridge, error) {
+// has got a route into it since and nobody uses it; and makes the device.
+func Open(ctx context.Context, c Config) (*Bridge, error) {
+	// Two nodes of one machine must not choose at the same time: each would not
+	// see the other's device yet.
+	unlock, err := lock(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("wait for another node: %w", err)
+	}
+	defer unlock()
+	b, err := choose(c)
+	if err != nil {
+		return nil, err
+	}
+	_, err = b.Ensure()
+	return b, err
+}
+
+// lock is held by one node of a network namespace at a time, and by nobody who
+// has died: it is a socket's abstract name, which belongs to the namespace.
+func lock(ctx context.Context) (unlock func(), err error) {
+	const name = "@skep/bridge"
+	var c net.ListenConfig
+	for {
+		l, err := c.Listen(ctx, "unix", name)
+		if err == nil {
+			return func() { _ = l.Close() }, nil
+		}
+		if !errors.Is(err, unix.EADDRINUSE) {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func choose(c Config) (*Bridge, error) {
 	path := filepath.Join(c.Dir, "networks.json")
 	ch, err := load(path)
 	if err != nil {

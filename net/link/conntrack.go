@@ -12,10 +12,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Forget ends what the kernel remembers of connections from and to an
-// address: the next packet of each is treated as a new connection's.
-func (c *Conn) Forget(a netip.Addr) error {
-	return c.forget(flow{addr: a.AsSlice()})
+// Forget ends what the kernel remembers of connections from and to these
+// addresses: the next packet of each is treated as a new connection's.
+func (c *Conn) Forget(addrs ...netip.Addr) error {
+	if len(addrs) == 0 {
+		return nil
+	}
+	of := map[netip.Addr]bool{}
+	for _, a := range addrs {
+		of[a] = true
+	}
+	return c.forget(flow{of: of})
 }
 
 // ForgetPort does so for UDP that was sent to a port of the node while nobody
@@ -32,18 +39,22 @@ func (c *Conn) forget(f flow) error {
 	return nil
 }
 
-// flow matches connections of an address, or to a UDP port.
+// flow matches connections of addresses, or to a UDP port.
 type flow struct {
-	addr net.IP
+	of   map[netip.Addr]bool
 	port uint16
 }
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
 func (f flow) MatchConntrackFlow(c *netlink.ConntrackFlow) bool {
-	if f.addr != nil {
-		return f.addr.Equal(c.Forward.SrcIP) || f.addr.Equal(c.Forward.DstIP) ||
-			f.addr.Equal(c.Reverse.SrcIP) || f.addr.Equal(c.Reverse.DstIP)
+	if f.of == nil {
+		// Untranslated: what answers is what was asked.
+		return c.Forward.Protocol == unix.IPPROTO_UDP && c.Forward.DstPort == f.port && c.Forward.DstIP.Equal(c.Reverse.SrcIP)
 	}
-	// Untranslated: what answers is what was asked.
-	return c.Forward.Protocol == unix.IPPROTO_UDP && c.Forward.DstPort == f.port && c.Forward.DstIP.Equal(c.Reverse.SrcIP)
+	for _, ip := range []net.IP{c.Forward.SrcIP, c.Forward.DstIP, c.Reverse.SrcIP, c.Reverse.DstIP} {
+		if a, ok := netip.AddrFromSlice(ip); ok && f.of[a.Unmap()] {
+			return true
+		}
+	}
+	return false
 }

@@ -10,15 +10,19 @@ import (
 	"os"
 	"strings"
 
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
-
 	"github.com/moby/moby/api/types/container"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 )
 
 // Conn speaks netlink in the network namespace of the thread that opened it.
 // It may be used by several goroutines.
-type Conn struct{ h *netlink.Handle }
+type Conn struct {
+	h *netlink.Handle
+	// slow is for requests that take long, so that others do not wait for them.
+	slow map[int]*nl.SocketHandle
+}
 
 // Open opens a connection to this thread's namespace.
 func Open() (*Conn, error) {
@@ -26,11 +30,21 @@ func Open() (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
-	return &Conn{h}, nil
+	s, err := nl.Subscribe(unix.NETLINK_ROUTE)
+	if err != nil {
+		h.Close()
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	return &Conn{h, map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}}, nil
 }
 
 // Close closes the connection.
-func (c *Conn) Close() { c.h.Close() }
+func (c *Conn) Close() {
+	c.h.Close()
+	for _, s := range c.slow {
+		s.Close()
+	}
+}
 
 // Bridge is a bridge as it is wanted.
 type Bridge struct {
@@ -216,17 +230,32 @@ func (c *Conn) Enslave(name, bridge string) error {
 	return nil
 }
 
-// Remove removes a device and, of a pair, its peer.
-func (c *Conn) Remove(name string) error {
-	l, err := c.h.LinkByName(name)
-	if err == nil {
-		err = c.h.LinkDel(l)
+// doomed is the group of devices that are being removed.
+const doomed = 0x536b6570
+
+// Remove removes devices and, of pairs, their peers. The kernel waits for all
+// its processors when it removes a device, but only once for a group.
+func (c *Conn) Remove(names ...string) error {
+	some := false
+	for _, name := range names {
+		l, err := c.h.LinkByName(name)
+		if err == nil {
+			err = c.h.LinkSetGroup(l, doomed)
+		}
+		if err != nil && !gone(err) {
+			return fmt.Errorf("remove link %s: %w", name, err)
+		}
+		some = some || err == nil
 	}
-	if gone(err) {
+	if !some {
 		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("remove link %s: %w", name, err)
+	req := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
+	req.Sockets = c.slow
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(doomed)))
+	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil && !gone(err) {
+		return fmt.Errorf("remove links %v: %w", names, err)
 	}
 	return nil
 }
