@@ -1,14 +1,25 @@
 package containers
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
 
 	"skep/exec/images"
+	"skep/exec/runspec"
 	"skep/exec/volumes"
 	"skep/store/object"
 )
@@ -73,7 +84,118 @@ type File struct {
 	Mode     fs.FileMode
 }
 
-// Engine runs containers.
+// Engine runs containers. Its methods may be called from any goroutine.
 type Engine struct {
-	cfg Config
+	cfg     Config
+	machine runspec.Machine
+	// work hands goroutines to Run, which owns them.
+	work    chan func(context.Context)
+	stopped chan struct{} // closed when Run returns
+
+	mu    sync.Mutex
+	byID  map[string]*instance
+	names map[string]string // name → ID
+	execs map[string]*execution
+}
+
+// Open finds the containers of an earlier run again: those that still run, and
+// what became of the others. Only Run starts to watch over them.
+func Open(ctx context.Context, cfg Config) (*Engine, error) {
+	e := &Engine{
+		cfg: cfg, machine: machine(),
+		work: make(chan func(context.Context)), stopped: make(chan struct{}),
+		byID: map[string]*instance{}, names: map[string]string{}, execs: map[string]*execution{},
+	}
+	for _, dir := range []string{cfg.Dir, cfg.RunDir, e.stateRoot()} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return nil, fmt.Errorf("open containers: %w", err)
+		}
+	}
+	if err := e.load(ctx); err != nil {
+		return nil, fmt.Errorf("open containers: %w", err)
+	}
+	return e, nil
+}
+
+// Run supervises containers until ctx ends. They go on running.
+func (e *Engine) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer close(e.stopped)
+	for _, c := range e.all() {
+		wg.Go(func() { e.resume(ctx, c) })
+	}
+	for {
+		select {
+		case f := <-e.work:
+			wg.Go(func() { f(ctx) })
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// background runs f under Run's care, as soon as Run does.
+func (e *Engine) background(ctx context.Context, f func(context.Context)) error {
+	select {
+	case e.work <- f:
+		return nil
+	case <-e.stopped:
+		return object.Errorf(errdefs.ErrUnavailable, "this node is shutting down")
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (e *Engine) dir(id string) string    { return filepath.Join(e.cfg.Dir, id) }
+func (e *Engine) runDir(id string) string { return filepath.Join(e.cfg.RunDir, id) }
+func (e *Engine) logDir(id string) string { return filepath.Join(e.dir(id), "logs") }
+func (e *Engine) stateRoot() string       { return filepath.Join(filepath.Dir(e.cfg.RunDir), "libcontainer") }
+func (e *Engine) cgroup(id string) string { return path.Join("/", e.cfg.CgroupParent, id) }
+
+// all is every container, the oldest first.
+func (e *Engine) all() []*instance {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	list := slices.Collect(maps.Values(e.byID))
+	slices.SortFunc(list, func(a, b *instance) int {
+		return cmp.Or(a.created.Compare(b.created), cmp.Compare(a.id, b.id))
+	})
+	return list
+}
+
+// find resolves an ID, a name or a unique prefix of an ID.
+func (e *Engine) find(ref string) (*instance, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if c := e.byID[ref]; c != nil {
+		return c, nil
+	}
+	if id, ok := e.names[strings.TrimPrefix(ref, "/")]; ok {
+		return e.byID[id], nil
+	}
+	var found *instance
+	for id, c := range e.byID {
+		if ref == "" || !strings.HasPrefix(id, ref) {
+			continue
+		}
+		if found != nil {
+			return nil, object.Errorf(errdefs.ErrInvalidArgument, "multiple IDs found with provided prefix: %s", ref)
+		}
+		found = c
+	}
+	if found == nil {
+		return nil, object.Errorf(errdefs.ErrNotFound, "No such container: %s", ref)
+	}
+	return found, nil
+}
+
+// UsesImage lists the containers made from an image, by ID.
+func (e *Engine) UsesImage(imageID string) (ids []string) {
+	for _, c := range e.all() {
+		if c.rec().ImageID == imageID {
+			ids = append(ids, c.id)
+		}
+	}
+	return ids
 }

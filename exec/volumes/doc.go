@@ -1,5 +1,5 @@
 // Package volumes keeps the node's local volumes: one directory each, with a
-// sealed note of its labels and options beside the data.
+// note of its labels beside the data.
 //
 // It promises that a volume in use is not removed. It mounts nothing: who runs
 // a container binds [Store.Path]. Drivers other than "local" do not exist.
