@@ -225,7 +225,13 @@ func (noTaskLogs) TaskLogs(context.Context, *object.Task, object.LogQuery) iter.
 	return func(func(object.LogLine, error) bool) {}
 }
 
-// node is an API over the runtime in memory, behind a unix socket.
+// openSealer leaves records as they are.
+type openSealer struct{}
+
+func (openSealer) Seal(_ string, plain []byte) []byte           { return plain }
+func (openSealer) Open(_ string, sealed []byte) ([]byte, error) { return sealed, nil }
+
+// node is an API over the runtime in memory, behind its guard and a unix socket.
 type node struct {
 	*runtime
 	volumes *volumeStore
@@ -233,6 +239,7 @@ type node struct {
 	http    *http.Transport
 	role    admin.Role
 	handler http.Handler
+	routes  []admin.Route
 }
 
 func newNode(t testing.TB) *node {
@@ -251,11 +258,16 @@ func newNode(t testing.TB) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mux := http.NewServeMux()
-	for _, r := range api.Routes() {
-		mux.Handle(r.Pattern, r.Handler)
+	audit, err := admin.OpenAudit(filepath.Join(t.TempDir(), "audit"), openSealer{})
+	if err != nil {
+		t.Fatal(err)
 	}
-	mux.HandleFunc("/", engine.NotFound)
+	mux, err := admin.NewMux(admin.MuxConfig{
+		Routes: api.Routes(), Audit: audit, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	dir, err := os.MkdirTemp("", "engine") // t.TempDir may be too long for a socket
 	if err != nil {
 		t.Fatal(err)
@@ -266,8 +278,9 @@ func newNode(t testing.TB) *node {
 		t.Fatal(err)
 	}
 	versioned := api.Versioned(mux)
+	n.routes = mux.Routes()
 	n.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		versioned.ServeHTTP(w, r.WithContext(admin.WithPrincipal(r.Context(), admin.Principal{Role: n.role})))
+		versioned.ServeHTTP(w, r.WithContext(admin.WithPrincipal(r.Context(), admin.Principal{Name: "test", Transport: "unix", Role: n.role})))
 	})
 	server := &http.Server{Handler: n.handler}
 	go server.Serve(l)
@@ -277,6 +290,7 @@ func newNode(t testing.TB) *node {
 	t.Cleanup(func() {
 		n.http.CloseIdleConnections()
 		server.Close()
+		audit.Close()
 		os.RemoveAll(dir)
 		for _, p := range n.all {
 			if p.cancel != nil {
