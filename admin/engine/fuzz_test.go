@@ -6,8 +6,6 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-
-	"skep/admin"
 )
 
 // bodies fuzzes what a route is posted. Whatever it is, the reply is JSON and
@@ -21,15 +19,10 @@ func bodies(f *testing.F, path string, inSwarm bool, seeds ...string) {
 		if inSwarm {
 			m.initialise(t)
 		}
-		mux := http.NewServeMux()
-		for _, r := range m.api.Routes() {
-			mux.Handle(r.Pattern, r.Handler)
-		}
 		r := httptest.NewRequest("POST", path, strings.NewReader(body))
 		r.Header.Set("Content-Type", "application/json")
-		r = r.WithContext(admin.WithPrincipal(t.Context(), admin.Principal{Role: admin.Admin}))
 		w := httptest.NewRecorder()
-		m.api.Versioned(mux).ServeHTTP(w, r)
+		m.handler().ServeHTTP(w, r)
 		if w.Code >= 500 && w.Code != http.StatusNotImplemented {
 			t.Errorf("status %d: %s", w.Code, w.Body)
 		}

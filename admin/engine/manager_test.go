@@ -286,25 +286,29 @@ func offline(tb testing.TB) *manager {
 	return m
 }
 
-func (m *manager) listen(tb testing.TB) {
-	tb.Helper()
+// handler is the API with its versions, without authorisation.
+func (m *manager) handler() http.Handler {
 	mux := http.NewServeMux()
 	for _, r := range m.api.Routes() {
 		mux.Handle(r.Pattern, r.Handler)
 	}
-	routes := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return m.api.Versioned(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, pattern := mux.Handler(r); pattern == "" {
 			engine.NotFound(w, r)
 			return
 		}
 		mux.ServeHTTP(w, r.WithContext(admin.WithPrincipal(r.Context(), admin.Principal{Role: m.role})))
-	})
+	}))
+}
+
+func (m *manager) listen(tb testing.TB) {
+	tb.Helper()
 	m.socket = filepath.Join(tb.TempDir(), "api.sock")
 	l, err := new(net.ListenConfig).Listen(tb.Context(), "unix", m.socket)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	srv := httptest.NewUnstartedServer(m.api.Versioned(routes))
+	srv := httptest.NewUnstartedServer(m.handler())
 	srv.Listener.Close()
 	srv.Listener = l
 	srv.Start()
