@@ -38,8 +38,10 @@ func BenchmarkTaskList(b *testing.B) {
 				if n == 0 {
 					o = web
 				}
-				tx.Create(&object.Task{ID: object.NewID(), ServiceID: o.ID, SpecVersion: o.SpecVersion, Slot: slot + 1, NodeID: m.nodeID,
-					DesiredState: swarm.TaskStateRunning, Status: swarm.TaskStatus{State: swarm.TaskStateRunning}})
+				tx.Create(&object.Task{
+					ID: object.NewID(), ServiceID: o.ID, SpecVersion: o.SpecVersion, Slot: slot + 1, NodeID: m.nodeID,
+					DesiredState: swarm.TaskStateRunning, Status: swarm.TaskStatus{State: swarm.TaskStateRunning},
+				})
 			}
 		})
 	}

@@ -92,7 +92,7 @@ func unambiguous(d *json.Decoder, t reflect.Type, depth int) error {
 		return unambiguousObject(d, t, depth)
 	case json.Delim('['):
 		for d.More() {
-			if err := unambiguous(d, element(t), depth+1); err != nil {
+			if err = unambiguous(d, element(t), depth+1); err != nil {
 				return err
 			}
 		}
@@ -147,8 +147,9 @@ func element(t reflect.Type) reflect.Type {
 	switch t.Kind() {
 	case reflect.Map, reflect.Slice, reflect.Array:
 		return t.Elem()
+	default:
+		return nil
 	}
-	return nil
 }
 
 // folded is the one spelling of all keys that encoding/json takes for the same.

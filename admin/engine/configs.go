@@ -59,10 +59,10 @@ func (a *API) createConfig(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := checkTemplating(r, spec.Templating); err != nil {
+	if err = checkTemplating(r, spec.Templating); err != nil {
 		return err
 	}
-	if err := object.ValidateConfig(spec); err != nil {
+	if err = object.ValidateConfig(spec); err != nil {
 		return err
 	}
 	spec.Labels = labels(spec.Labels)

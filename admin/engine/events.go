@@ -25,8 +25,9 @@ func legacy(m events.Message) legacyEvent {
 		return legacyEvent{Status: string(m.Action), ID: m.Actor.ID, From: m.Actor.Attributes["image"], Message: m}
 	case events.ImageEventType:
 		return legacyEvent{Status: string(m.Action), ID: m.Actor.ID, Message: m}
+	default:
+		return legacyEvent{Message: m}
 	}
-	return legacyEvent{Message: m}
 }
 
 // actorFilters are the filters that name an object of a type.

@@ -113,8 +113,10 @@ func (m *membership) Info(context.Context) swarm.Info {
 	if m.store == nil {
 		return swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive}
 	}
-	return swarm.Info{NodeID: m.nodeID, NodeAddr: "192.168.78.1", LocalNodeState: swarm.LocalNodeStateActive, ControlAvailable: true,
-		RemoteManagers: []swarm.Peer{{NodeID: m.nodeID, Addr: "192.168.78.1:2377"}}}
+	return swarm.Info{
+		NodeID: m.nodeID, NodeAddr: "192.168.78.1", LocalNodeState: swarm.LocalNodeStateActive, ControlAvailable: true,
+		RemoteManagers: []swarm.Peer{{NodeID: m.nodeID, Addr: "192.168.78.1:2377"}},
+	}
 }
 
 func (m *membership) Store(context.Context) (store.Proposer, error) {

@@ -64,13 +64,13 @@ func (a *API) createSecret(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := checkTemplating(r, spec.Templating); err != nil {
+	if err = checkTemplating(r, spec.Templating); err != nil {
 		return err
 	}
 	if spec.Driver != nil {
 		return unbuilt("secret drivers are")
 	}
-	if err := object.ValidateSecret(spec); err != nil {
+	if err = object.ValidateSecret(spec); err != nil {
 		return err
 	}
 	spec.Labels = labels(spec.Labels)

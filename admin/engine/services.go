@@ -171,17 +171,17 @@ func (a *API) createService(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := a.checkService(r.Context(), s, "", &spec); err != nil {
+	if err = a.checkService(r.Context(), s, "", &spec); err != nil {
 		return err
 	}
-	if err := allowHost(r.Context(), hostService(spec)); err != nil {
+	if err = allowHost(r.Context(), hostService(spec)); err != nil {
 		return err
 	}
 	warnings := a.pin(r.Context(), &spec, auth)
 	var o *object.Service
 	err = a.change(r.Context(), func(s *store.Snapshot, tx *store.Tx) error {
-		if err := checkReferences(s, "", spec); err != nil {
-			return err
+		if conflict := checkReferences(s, "", spec); conflict != nil {
+			return conflict
 		}
 		o = store.CreateService(tx, spec, auth)
 		return nil
@@ -210,7 +210,7 @@ func (a *API) updateService(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if _, err := findService(s, r.PathValue("id")); err != nil {
+	if _, err = findService(s, r.PathValue("id")); err != nil {
 		return err
 	}
 	var warnings []string

@@ -130,7 +130,7 @@ func (a *API) initSwarm(w http.ResponseWriter, r *http.Request) error {
 	case req.ForceNewCluster:
 		return unbuilt("forcing a new cluster is")
 	}
-	if err := checkCA(swarm.CAConfig{}, req.Spec.CAConfig); err != nil {
+	if err = checkCA(swarm.CAConfig{}, req.Spec.CAConfig); err != nil {
 		return err
 	}
 	id, err := a.Swarm.Init(r.Context(), req)
@@ -194,8 +194,8 @@ func (a *API) updateSwarm(_ http.ResponseWriter, r *http.Request) error {
 		case version != old.Version:
 			return store.ErrSequence
 		}
-		if err := checkCA(old.Spec.CAConfig, spec.CAConfig); err != nil {
-			return err
+		if refusal := checkCA(old.Spec.CAConfig, spec.CAConfig); refusal != nil {
+			return refusal
 		}
 		if reflect.DeepEqual(old.Spec, spec) {
 			return nil

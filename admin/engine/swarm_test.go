@@ -50,7 +50,7 @@ func TestSwarm_UpdateReplacesTheSpecAndRotatesTokens(t *testing.T) {
 	}
 	spec := before.Swarm.Spec
 	spec.Orchestration.TaskHistoryRetentionLimit = new(int64(3))
-	if _, err := c.SwarmUpdate(t.Context(), client.SwarmUpdateOptions{Version: before.Swarm.Version, Spec: spec, RotateWorkerToken: true}); err != nil {
+	if _, err = c.SwarmUpdate(t.Context(), client.SwarmUpdateOptions{Version: before.Swarm.Version, Spec: spec, RotateWorkerToken: true}); err != nil {
 		t.Fatal(err)
 	}
 	after, err := c.SwarmInspect(t.Context(), client.SwarmInspectOptions{})
@@ -140,8 +140,16 @@ func TestNodes_AreListedUpdatedAndRemoved(t *testing.T) {
 		key, value string
 		want       int
 	}{
-		{"role", "manager", 1}, {"role", "worker", 1}, {"name", "node", 2}, {"name", "node2", 1}, {"id", worker.ID[:6], 1},
-		{"node.label", "zone=a", 1}, {"node.label", "zone=b", 0}, {"label", "disk", 1}, {"membership", "accepted", 2}, {"membership", "pending", 0},
+		{"role", "manager", 1},
+		{"role", "worker", 1},
+		{"name", "node", 2},
+		{"name", "node2", 1},
+		{"id", worker.ID[:6], 1},
+		{"node.label", "zone=a", 1},
+		{"node.label", "zone=b", 0},
+		{"label", "disk", 1},
+		{"membership", "accepted", 2},
+		{"membership", "pending", 0},
 	} {
 		got, err := c.NodeList(t.Context(), client.NodeListOptions{Filters: client.Filters{}.Add(tt.key, tt.value)})
 		if err != nil || len(got.Items) != tt.want {
@@ -191,9 +199,12 @@ func TestSecretsAndConfigs_LiveTheirLife(t *testing.T) {
 		t.Errorf("config has %q, %v", got.Config.Spec.Data, err)
 	}
 	for value, want := range map[string]int{"a": 1, "a=b": 1, "a=c": 0} {
-		list, err := c.SecretList(t.Context(), client.SecretListOptions{Filters: client.Filters{}.Add("label", value)})
-		if err != nil || len(list.Items) != want {
-			t.Errorf("label %s: %d secrets, %v; want %d", value, len(list.Items), err, want)
+		list, failed := c.SecretList(t.Context(), client.SecretListOptions{Filters: client.Filters{}.Add("label", value)})
+		if failed != nil {
+			t.Fatal(failed)
+		}
+		if len(list.Items) != want {
+			t.Errorf("label %s: %d secrets, want %d", value, len(list.Items), want)
 		}
 	}
 	secret, err := c.SecretInspect(t.Context(), "pass", client.SecretInspectOptions{})

@@ -164,15 +164,15 @@ func (s *logSource) advance() (ok bool) {
 // silent.
 func (a *API) followedLogs(ctx context.Context, p store.Proposer, service string, q object.LogQuery) iter.Seq2[logEntry, error] {
 	return func(yield func(logEntry, error) bool) {
-		ctx, cancel := context.WithCancel(ctx)
+		following, cancel := context.WithCancel(ctx)
 		f := follower{api: a, lines: make(chan logEntry)}
-		// Followers end with ctx, so cancel comes before the wait.
+		// Readers end with following, so cancel comes before the wait.
 		defer f.Wait()
 		defer cancel()
 		silent := make(chan struct{})
 		f.Go(func() {
 			defer close(silent)
-			f.watch(ctx, p, service, q)
+			f.watch(following, p, service, q)
 		})
 		for {
 			select {
