@@ -52,6 +52,7 @@ type Containers interface {
 	// StartExec returns at once if detach is set, else when the process ended
 	// or the client detached. A size of 0, 0 leaves the terminal as it is.
 	StartExec(ctx context.Context, id string, detach bool, height, width uint, s object.Streams) error
+	// InspectExec gives the detach keys as they were asked for, in text.
 	InspectExec(ctx context.Context, id string) (container.ExecInspectResponse, error)
 	ResizeExec(ctx context.Context, id string, height, width uint) error
 }

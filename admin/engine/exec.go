@@ -59,14 +59,12 @@ func (a *API) execStart(w http.ResponseWriter, r *http.Request) error {
 		w.WriteHeader(http.StatusOK)
 		return nil
 	}
-	q := wanted{stdin: e.OpenStdin, stdout: e.OpenStdout, stderr: e.OpenStderr, detachKeys: e.DetachKeys}
+	q := wanted{stdin: e.OpenStdin, stdout: e.OpenStdout, stderr: e.OpenStderr}
 	if e.ProcessConfig != nil {
 		q.tty = e.ProcessConfig.Tty
 	}
-	if q.tty && len(q.detachKeys) == 0 {
-		if q.detachKeys, err = detachKeys("", true); err != nil {
-			return err
-		}
+	if q.detachKeys, err = detachKeys(string(e.DetachKeys), q.tty); err != nil {
+		return err
 	}
 	x, err := takeOver(w, r, streamType(r, q.tty))
 	if err != nil {
@@ -105,6 +103,10 @@ func (a *API) startable(ctx context.Context, id string) (container.ExecInspectRe
 func (a *API) execInspect(w http.ResponseWriter, r *http.Request) error {
 	e, err := a.Containers.InspectExec(r.Context(), r.PathValue("id"))
 	if err != nil {
+		return err
+	}
+	tty := e.ProcessConfig != nil && e.ProcessConfig.Tty
+	if e.DetachKeys, err = detachKeys(string(e.DetachKeys), tty); err != nil {
 		return err
 	}
 	return writeJSON(w, http.StatusOK, e)

@@ -41,7 +41,7 @@ func (e *Engine) Attach(ctx context.Context, ref string, s object.Streams) error
 		return object.Errorf(errdefs.ErrConflict, "container %s is paused, unpause the container before attach", ref)
 	}
 	e.tell(c, events.ActionAttach)
-	conn, err := e.dial(ctx, c, want)
+	conn, err := e.dial(ctx, c, want, s.Attached)
 	if err != nil || conn == nil {
 		return err
 	}
@@ -64,8 +64,12 @@ func wants(s object.Streams) (w shim.Want) {
 	return w
 }
 
-// dial connects to a running container's shim, or waits for the start.
-func (e *Engine) dial(ctx context.Context, c *instance, want shim.Want) (*shim.Conn, error) {
+// dial connects to a running container's shim, or waits for the start. It says
+// when the client has its place, if anybody wants to know.
+func (e *Engine) dial(ctx context.Context, c *instance, want shim.Want, attached func()) (*shim.Conn, error) {
+	if attached == nil {
+		attached = func() {}
+	}
 	c.mu.Lock()
 	if c.st.Running && c.conn != nil {
 		c.mu.Unlock()
@@ -73,7 +77,12 @@ func (e *Engine) dial(ctx context.Context, c *instance, want shim.Want) (*shim.C
 		if err != nil {
 			return nil, fmt.Errorf("attach to container %s: %w", c.id, err)
 		}
-		return conn, conn.Hello(want)
+		if err := conn.Hello(want); err != nil {
+			conn.Close()
+			return nil, fmt.Errorf("attach to container %s: %w", c.id, err)
+		}
+		attached()
+		return conn, nil
 	}
 	a := &attachment{want: want, conn: make(chan *shim.Conn, 1)}
 	if c.removed {
@@ -82,6 +91,7 @@ func (e *Engine) dial(ctx context.Context, c *instance, want shim.Want) (*shim.C
 	}
 	c.waiting[a] = true
 	c.mu.Unlock()
+	attached()
 	select {
 	case conn := <-a.conn:
 		return conn, nil
