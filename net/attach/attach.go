@@ -15,12 +15,15 @@ package attach
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"sync"
 	"time"
 
@@ -250,9 +253,19 @@ func (a *Attach) endpoints() []ingress.Endpoint {
 	return out
 }
 
+// device is the name of the node's end of an endpoint's pair of devices. It
+// holds the address, which nobody else has meanwhile.
 func (a *Attach) device(r *record) string {
 	b := r.address().As4()
-	return fmt.Sprintf("v%s%x", a.scope, b[:])
+	return "v" + a.scope + hex.EncodeToString(b[:])
+}
+
+func (a *Attach) deviceAddress(name string) (netip.Addr, bool) {
+	b, err := hex.DecodeString(strings.TrimPrefix(name, "v"+a.scope))
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	return netip.AddrFromSlice(b)
 }
 
 func (a *Attach) saveNext() {

@@ -262,8 +262,8 @@ func (a *Attach) Disconnect(ctx context.Context, id string) error {
 }
 
 // disconnect takes the endpoint out of the rules, then out of the kernel. The
-// record goes last: what fails on the way is tried again by the next call, or
-// the next process.
+// record goes first: from then on the next process would sweep away what is
+// left. What fails on the way is tried again by the next call.
 func (a *Attach) disconnect(ctx context.Context, r *record) error {
 	id := r.Asked.ID
 	a.mu.Lock()
@@ -283,6 +283,9 @@ func (a *Attach) disconnect(ctx context.Context, r *record) error {
 }
 
 func (a *Attach) dismantle(ctx context.Context, r *record) error {
+	if err := a.disk.remove(r.Asked.ID); err != nil {
+		return err
+	}
 	if len(r.Made.Ports) > 0 {
 		if err := a.publish(ctx); err != nil {
 			return err
@@ -294,11 +297,9 @@ func (a *Attach) dismantle(ctx context.Context, r *record) error {
 		}
 	}
 	if r.Made.Namespace != "" {
-		if err := link.Remove(r.Made.Namespace); err != nil {
-			return err
-		}
+		return link.Remove(r.Made.Namespace)
 	}
-	return a.disk.remove(r.Asked.ID)
+	return nil
 }
 
 // Retain disconnects every endpoint but these.

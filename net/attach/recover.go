@@ -5,6 +5,7 @@ package attach
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"os"
 	"slices"
 	"time"
@@ -65,7 +66,13 @@ func (a *Attach) sweep() error {
 		return err
 	}
 	names = slices.DeleteFunc(names, func(n string) bool { return used[n] })
-	if err := a.link.Remove(names...); err != nil {
+	var addrs []netip.Addr
+	for _, n := range names {
+		if addr, ok := a.deviceAddress(n); ok {
+			addrs = append(addrs, addr)
+		}
+	}
+	if err := errors.Join(a.link.Remove(names...), a.link.Forget(addrs...)); err != nil {
 		return err
 	}
 	entries, err := os.ReadDir(a.disk.namespaces)
