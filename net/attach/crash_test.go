@@ -85,13 +85,13 @@ func untilKilled(t *testing.T, dirs string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fmt.Println("ready")
+	fmt.Fprintln(os.Stdout, "ready")
 	for i := 0; ; i++ {
 		id := fmt.Sprintf("r%s-%d", os.Getenv("ROUND"), i)
 		_, err := a.Connect(t.Context(), object.Endpoint{ID: id, Ports: []object.Port{port("tcp", 0, 80)}})
-		fmt.Println("connected", id)
+		fmt.Fprintln(os.Stdout, "connected", id)
 		if i%2 == 1 {
-			fmt.Println("disconnecting", id)
+			fmt.Fprintln(os.Stdout, "disconnecting", id)
 			err = errors.Join(err, a.Disconnect(t.Context(), id))
 		}
 		if err != nil {

@@ -10,8 +10,10 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
@@ -223,6 +225,55 @@ func TestActivate_DrainsWithoutACut(t *testing.T) {
 	}
 	if err := <-waiting; err != nil {
 		t.Error(err)
+	}
+}
+
+// The order of a rolling update: a new one comes in, an old one is taken out of
+// the balancing, finishes what it has, and goes. No client sees an error.
+func TestActivate_RollingUpdateUnderLoad(t *testing.T) {
+	n := newNode(t, "aaaaaa")
+	client := linktest.NewHost(t)
+	to := at(client.Gateway, 8080)
+	serve(t, n.connect(t, "c0", shared(8080, 80)), "c0", 80)
+	stop := make(chan struct{})
+	count := make([]int, 3)
+	var wg sync.WaitGroup
+	for w := range count {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if name, _, err := get(t, client, "tcp", to); err != nil {
+					t.Errorf("%s: %v", name, err)
+					return
+				}
+				count[w]++
+			}
+		})
+	}
+	const updates = 10
+	for i := range updates {
+		old, next := fmt.Sprint("c", i), fmt.Sprint("c", i+1)
+		if _, err := n.Connect(t.Context(), object.Endpoint{ID: next, Ports: []object.Port{shared(8080, 80)}, Inactive: true}); err != nil {
+			t.Fatal(err)
+		}
+		at, _ := n.Attachment(next)
+		serve(t, box{at}, next, 80)
+		if err := errors.Join(n.Activate(t.Context(), next, true), n.Activate(t.Context(), old, false)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(30 * time.Millisecond) // the application finishes
+		if err := n.Disconnect(t.Context(), old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	close(stop)
+	wg.Wait()
+	if total := count[0] + count[1] + count[2]; total < 20*updates {
+		t.Errorf("only %d requests were made: the test sees little", total)
 	}
 }
 

@@ -45,7 +45,7 @@ func newNode(t testing.TB, scope string) *node {
 	}}
 	n.open(t)
 	t.Cleanup(func() {
-		if err := n.Destroy(context.Background()); err != nil {
+		if err := n.Destroy(context.WithoutCancel(t.Context())); err != nil {
 			t.Error(err)
 		}
 		n.close(t)

@@ -164,7 +164,21 @@ func (c *Conn) Plug(v Veth) error {
 			return fmt.Errorf("set hairpin of %s: %w", v.Name, err)
 		}
 	}
-	return v.setPeer()
+	if err := v.setPeer(); err != nil {
+		return err
+	}
+	return c.settle(v.Name, v.Bridge)
+}
+
+// settle makes the kernel act on changes of the devices' carriers that it has
+// put off: until then they drop what is sent. To ask for a device does it.
+func (c *Conn) settle(names ...string) error {
+	for _, name := range names {
+		if _, err := c.h.LinkByName(name); err != nil {
+			return fmt.Errorf("find link %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 func (v Veth) setPeer() error {
@@ -185,6 +199,9 @@ func (v Veth) setPeer() error {
 	}
 	if err := h.LinkSetUp(peer); err != nil {
 		return fmt.Errorf("set %s up: %w", v.Peer, err)
+	}
+	if err := (&Conn{h: h}).settle(v.Peer); err != nil {
+		return err
 	}
 	err = h.RouteAdd(&netlink.Route{LinkIndex: peer.Attrs().Index, Gw: v.Gateway.AsSlice()})
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync/atomic"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -79,14 +79,11 @@ type Host struct {
 	Address, Gateway netip.Addr
 }
 
-// cables numbers the cables of all tests of a process.
-var cables atomic.Uint32 //nolint:gochecknoglobals // tests run in one namespace, their cables must differ
-
 // NewHost makes a machine with a cable to this one, over which it sends
 // everything. The cable also is this machine's default route if it has none.
 func NewHost(t testing.TB) *Host {
 	t.Helper()
-	n := byte(cables.Add(1))
+	n := freeCable(t)
 	h := &Host{
 		path:    filepath.Join(t.TempDir(), "ns"),
 		Gateway: netip.AddrFrom4([4]byte{198, 51, n, 1}),
@@ -110,6 +107,25 @@ func NewHost(t testing.TB) *Host {
 		}
 	})
 	return h
+}
+
+// freeCable is the first number that no cable has.
+func freeCable(t testing.TB) byte {
+	t.Helper()
+	c, err := link.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	names, err := c.Names("cable")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := byte(1)
+	for slices.Contains(names, fmt.Sprintf("cable%d", n)) {
+		n++
+	}
+	return n
 }
 
 func (h *Host) plug(here *netlink.Handle, name string) error {
