@@ -48,12 +48,13 @@ type Config struct {
 	// Hello is the path of the binary that skep/hello is made of; nil means
 	// that there is no such image.
 	Hello func() string
-	// InUse tells the containers that use an image; nil means none.
+	// InUse tells the containers that use an image; nil means none. It is
+	// called while names cannot change: it must not wait for this store.
 	InUse func(imageID string) []User
 	// Publish is told what happened; nil means nobody is.
 	Publish func(events.Message)
 	Limits  layers.Limits // zero means the default
-	Logger  *slog.Logger
+	Logger  *slog.Logger  // nil means that nothing is logged
 }
 
 // Store is the image store. It is safe for concurrent use.
@@ -74,7 +75,9 @@ type Rootfs struct {
 	// ID is the image's ID, sha256:….
 	ID     string
 	Config dockerspec.DockerOCIImageConfig
-	// Lower are the directories of the layers, topmost first.
+	// Lower are the directories of the layers, topmost first. An overlay's
+	// root has the mode and owner of its upper directory: make that like
+	// Lower[0].
 	Lower []string
 	// Release ends the hold on the layers. Call it when InUse tells of the
 	// container, or when there will be no container.
@@ -94,6 +97,9 @@ func Open(c Config) (*Store, error) {
 	}
 	if c.Hello == nil {
 		c.Hello = func() string { return "" }
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open image store: %w", err)
@@ -142,6 +148,7 @@ func (s *Store) rootfs(ctx context.Context, rec record, lease *content.Lease) (R
 		return Rootfs{}, err
 	}
 	lease.Hold(img.config.RootFS.DiffIDs...)
+	lease.Hold(layers.CoverID(img.config.RootFS.DiffIDs))
 	if err := s.heal(ctx, img); err != nil {
 		return Rootfs{}, err
 	}

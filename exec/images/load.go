@@ -264,7 +264,7 @@ func nameKey(name string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("name of an image: %w", err)
 	}
-	if d := digestOf(named); d != "" || reference.IsNameOnly(named) {
+	if digestOf(named) != "" || reference.FamiliarName(named) == digest.SHA256.String() {
 		return "", badImage("name %q of an image is no tag", name)
 	}
 	return tagged(named, tagOf(named)), nil

@@ -24,6 +24,9 @@ func (s *Store) Tag(_ context.Context, ref, target string) error {
 	if digestOf(named) != "" {
 		return object.Errorf(errdefs.ErrInvalidArgument, "refusing to create a tag with a digest reference")
 	}
+	if reference.FamiliarName(named) == digest.SHA256.String() {
+		return object.Errorf(errdefs.ErrInvalidArgument, "refusing to create an ambiguous tag using digest algorithm as name")
+	}
 	named = reference.TagNameOnly(named)
 	var rec record
 	err = s.change(func(st *state) error {

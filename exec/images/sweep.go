@@ -12,13 +12,22 @@ import (
 // sweep removes blobs and layers that no image needs and nobody holds a lease
 // on, and tells how many bytes that freed.
 func (s *Store) sweep() (int64, error) {
+	freed, files, err := s.detach()
+	errs := []error{err}
+	for _, remove := range files {
+		errs = append(errs, remove())
+	}
+	return freed, errors.Join(errs...)
+}
+
+// detach is sweep without the deletion of layers' files, which takes long.
+func (s *Store) detach() (freed int64, files []func() error, err error) {
 	s.write.Lock()
 	defer s.write.Unlock()
 	live, err := s.live(s.state.Load())
 	if err != nil {
-		return 0, fmt.Errorf("sweep images: %w", err)
+		return 0, nil, fmt.Errorf("sweep images: %w", err)
 	}
-	var freed int64
 	var errs []error
 	for d := range s.blobs.All() {
 		if live[d] {
@@ -33,13 +42,17 @@ func (s *Store) sweep() (int64, error) {
 			continue
 		}
 		info, _ := s.layers.Info(d) // only for its size
-		removed, err := s.blobs.Unless(d, func() error { return s.layers.Remove(d) })
-		if removed && err == nil {
-			freed += info.Size
-		}
+		_, err := s.blobs.Unless(d, func() error {
+			remove, err := s.layers.Detach(d)
+			if err == nil {
+				files = append(files, remove)
+				freed += info.Size
+			}
+			return err
+		})
 		errs = append(errs, err)
 	}
-	return freed, errors.Join(errs...)
+	return freed, files, errors.Join(errs...)
 }
 
 // live are the digests of all content of all images.

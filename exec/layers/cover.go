@@ -27,34 +27,52 @@ import (
 func (s *Store) Chain(ctx context.Context, diffIDs []digest.Digest) ([]string, error) {
 	diffIDs = dedupe(diffIDs)
 	lower := make([]string, 0, len(diffIDs)+1)
-	infos := make([]Info, len(diffIDs))
-	for i, d := range diffIDs {
-		info, err := s.Info(d)
-		if err != nil {
-			return nil, err
-		}
-		infos[i] = info
+	for _, d := range diffIDs {
 		lower = append(lower, s.Path(d))
 	}
-	cover := CoverID(diffIDs)
-	if !s.Has(cover) {
-		c := newChain(lower, infos)
-		wrong, err := c.wrong()
-		if err != nil {
-			return nil, err
-		}
-		if len(wrong) > 0 {
-			err := s.Make(ctx, cover, func(root string) (Info, error) { return Info{}, c.cover(root, wrong) })
-			if err != nil {
-				return nil, fmt.Errorf("cover directories: %w", err)
-			}
-		}
+	covered, err := s.cover(ctx, diffIDs, lower)
+	if err != nil {
+		return nil, err
 	}
-	if s.Has(cover) {
-		lower = append(lower, s.Path(cover))
+	if covered {
+		lower = append(lower, s.Path(CoverID(diffIDs)))
 	}
 	slices.Reverse(lower)
 	return lower, nil
+}
+
+// cover makes the cover of a chain if it needs one, and says whether it does.
+func (s *Store) cover(ctx context.Context, diffIDs []digest.Digest, roots []string) (bool, error) {
+	id := CoverID(diffIDs)
+	s.mu.Lock()
+	bare := s.bare[id]
+	s.mu.Unlock()
+	if bare || s.Has(id) {
+		return !bare, nil
+	}
+	infos := make([]Info, len(diffIDs))
+	for i, d := range diffIDs {
+		var err error
+		if infos[i], err = s.Info(d); err != nil {
+			return false, err
+		}
+	}
+	c := newChain(roots, infos)
+	wrong, err := c.wrong()
+	if err != nil {
+		return false, fmt.Errorf("compare directories: %w", err)
+	}
+	if len(wrong) == 0 {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.bare[id] = true
+		return false, nil
+	}
+	err = s.Make(ctx, id, func(root string) (Info, error) { return Info{}, c.cover(root, wrong) })
+	if err != nil {
+		return false, fmt.Errorf("cover directories: %w", err)
+	}
+	return true, nil
 }
 
 // CoverID is where the cover of a chain is kept, if it needs one.

@@ -66,11 +66,12 @@ type Store struct {
 
 	mu      sync.Mutex
 	running map[digest.Digest]chan struct{} // closed when the unpacking ended
+	bare    map[digest.Digest]bool          // chains, by CoverID, that need no cover
 }
 
 // Open makes the store's directories below dir and empties its tmp.
 func Open(dir string, limits Limits) (*Store, error) {
-	s := &Store{dir: dir, limits: limits, running: map[digest.Digest]chan struct{}{}}
+	s := &Store{dir: dir, limits: limits, running: map[digest.Digest]chan struct{}{}, bare: map[digest.Digest]bool{}}
 	if err := os.RemoveAll(s.tmp()); err != nil {
 		return nil, fmt.Errorf("wipe temporary layers: %w", err)
 	}
@@ -213,20 +214,24 @@ func (s *Store) make(diffID digest.Digest, fill func(root string) (Info, error))
 	return syncDir(s.layers())
 }
 
-// Remove removes a layer. The caller knows that nobody uses it.
-func (s *Store) Remove(diffID digest.Digest) error {
+// Detach takes a layer out of the store, at once and whole; the returned
+// function deletes its files, which takes longer. The caller knows that nobody
+// uses the layer.
+func (s *Store) Detach(diffID digest.Digest) (func() error, error) {
 	if err := content.Check(diffID); err != nil {
-		return err
+		return nil, err
 	}
-	// Out of the store first, at once and whole.
 	tmp, err := os.MkdirTemp(s.tmp(), "gone-*")
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("remove layer: %w", err)
 	}
 	if err := os.Rename(s.home(diffID), filepath.Join(tmp, "layer")); err != nil && !os.IsNotExist(err) {
-		return errors.Join(fmt.Errorf("remove layer: %w", err), os.Remove(tmp))
+		return nil, errors.Join(fmt.Errorf("remove layer: %w", err), os.Remove(tmp))
 	}
-	return os.RemoveAll(tmp)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.bare)
+	return func() error { return os.RemoveAll(tmp) }, nil
 }
 
 // Leftovers are the names of unfinished layers, for tests and diagnosis.

@@ -98,8 +98,12 @@ func zstded(t testing.TB, b []byte, opts ...zstd.EOption) []byte {
 // store is a store in a directory with a canary beside it.
 func store(t testing.TB, limits layers.Limits) (*layers.Store, string) {
 	t.Helper()
+	return storeIn(t, t.TempDir(), limits)
+}
+
+func storeIn(t testing.TB, top string, limits layers.Limits) (*layers.Store, string) {
+	t.Helper()
 	needRoot(t)
-	top := t.TempDir()
 	if err := os.WriteFile(filepath.Join(top, "canary"), []byte("alive"), 0o600); err != nil {
 		t.Fatal(err)
 	}
