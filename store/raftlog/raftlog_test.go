@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -86,8 +87,8 @@ func check(l *raftlog.Log, from, to uint64) error {
 		if len(want.Extensions) == 0 {
 			want.Extensions = nil
 		}
-		if diff := cmp.Diff(*want, got); diff != "" {
-			return fmt.Errorf("entry %d: %s", i, diff)
+		if !reflect.DeepEqual(*want, got) {
+			return fmt.Errorf("entry %d is %s", i, cmp.Diff(*want, got))
 		}
 	}
 	return nil
