@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 )
@@ -49,69 +51,146 @@ type Record struct {
 // the middle or put elsewhere unseen; each is sealed. Records are with the
 // kernel when Append returns: they survive the process, and all but the last
 // seconds survive the machine.
+//
+// The directory holds segments, each named by the number of its first record.
+// Old ones may be taken away, from the oldest on.
 type Audit struct {
-	seal Sealer
+	dir     string
+	seal    Sealer
+	segment int64 // size in bytes at which the next one begins
 
-	mu   sync.Mutex // guards what follows
-	file *os.File
-	size int64 // of the whole records in file
-	next uint64
-	last string // hash of the last record
+	mu    sync.Mutex // guards what follows
+	file  *os.File   // the last segment
+	size  int64      // of the whole records in file
+	chain chain
 }
 
-// OpenAudit opens the audit at path, or begins one. A last record that a crash
-// cut short is dropped; any other damage is an error.
-func OpenAudit(path string, seal Sealer) (*Audit, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open audit: %w", err)
+// chain is the place after the last record.
+type chain struct {
+	number uint64 // of the last record
+	hash   string // of the last record
+}
+
+// follow moves on past a record, if it is the next one. The first record that
+// is seen may be any.
+func (c *chain) follow(rec Record, hash string) error {
+	if *c != (chain{}) && (rec.Sequence != c.number+1 || rec.Previous != c.hash) {
+		return fmt.Errorf("record %d: does not follow record %d", rec.Sequence, c.number)
 	}
-	a := &Audit{seal: seal, file: f}
-	if err := a.replay(func(Record) error { return nil }); err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("open audit: %w", err)
-	}
-	if err := f.Truncate(a.size); err != nil {
-		_ = f.Close()
+	c.number, c.hash = rec.Sequence, hash
+	return nil
+}
+
+// OpenAudit opens the audit in dir, or begins one. A last record that a crash
+// cut short is dropped; any other damage to the last segment is an error.
+func OpenAudit(dir string, seal Sealer) (*Audit, error) {
+	a := &Audit{dir: dir, seal: seal, segment: 16 << 20}
+	if err := a.open(); err != nil {
 		return nil, fmt.Errorf("open audit: %w", err)
 	}
 	return a, nil
 }
 
-// ReadAudit calls f with every record at path, in order, after it has been
-// found to follow from the one before.
-func ReadAudit(path string, seal Sealer, f func(Record) error) error {
-	file, err := os.Open(path)
+func (a *Audit) open() error {
+	if err := os.MkdirAll(a.dir, 0o700); err != nil {
+		return err
+	}
+	names, err := segments(a.dir)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = file.Close() }()
-	a := &Audit{seal: seal, file: file}
-	return a.replay(f)
+	// The last may have been begun and hold nothing yet: then the place in the
+	// chain is at the end of the one before.
+	for _, name := range names[max(0, len(names)-2):] {
+		if a.size, err = a.replay(name, func(Record) error { return nil }); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	if len(names) == 0 {
+		return a.begin()
+	}
+	a.file, err = os.OpenFile(filepath.Join(a.dir, names[len(names)-1]), os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	return a.file.Truncate(a.size)
 }
 
-// replay reads the file from its start and leaves the audit at its end.
-func (a *Audit) replay(f func(Record) error) error {
-	r := bufio.NewReaderSize(a.file, maxRecord)
+// begin makes the next segment.
+func (a *Audit) begin() error {
+	name := fmt.Sprintf("%020d", a.chain.number+1)
+	f, err := os.OpenFile(filepath.Join(a.dir, name), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	if a.file != nil {
+		err = errors.Join(a.file.Sync(), a.file.Close())
+	}
+	a.file, a.size = f, 0
+	return err
+}
+
+// segments are the names of an audit's files, in order.
+func segments(dir string) (names []string, err error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if len(e.Name()) == 20 && strings.Trim(e.Name(), "0123456789") == "" {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// ReadAudit calls f with every record in dir, in order, after it has been
+// found to follow from the one before.
+func ReadAudit(dir string, seal Sealer, f func(Record) error) error {
+	a := &Audit{dir: dir, seal: seal}
+	names, err := segments(dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if _, err := a.replay(name, f); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// replay follows the chain through a segment and returns the size in bytes of
+// its whole records.
+func (a *Audit) replay(name string, f func(Record) error) (size int64, err error) {
+	file, err := os.Open(filepath.Join(a.dir, name))
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = file.Close() }()
+	r := bufio.NewReaderSize(file, maxRecord)
 	for {
 		line, err := r.ReadSlice('\n')
 		if errors.Is(err, io.EOF) {
-			return nil // with a line that was cut short, or none
+			return size, nil // with a line that was cut short, or none
 		}
 		if err != nil {
-			return fmt.Errorf("record %d: %w", a.next+1, err)
+			return 0, fmt.Errorf("after record %d: %w", a.chain.number, err)
 		}
 		rec, hash, err := a.decode(line)
 		if err != nil {
-			return fmt.Errorf("record %d: %w", a.next+1, err)
+			return 0, fmt.Errorf("after record %d: %w", a.chain.number, err)
 		}
-		if rec.Sequence != a.next+1 || rec.Previous != a.last {
-			return fmt.Errorf("record %d: does not follow the one before", a.next+1)
+		if size == 0 && name != fmt.Sprintf("%020d", rec.Sequence) {
+			return 0, fmt.Errorf("begins with record %d", rec.Sequence)
 		}
-		a.next, a.last, a.size = rec.Sequence, hash, a.size+int64(len(line))
+		if err := a.chain.follow(rec, hash); err != nil {
+			return 0, err
+		}
 		if err := f(rec); err != nil {
-			return err
+			return 0, err
 		}
+		size += int64(len(line))
 	}
 }
 
@@ -137,7 +216,7 @@ func digest(b []byte) string {
 func (a *Audit) Append(rec Record) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	rec.Sequence, rec.Previous = a.next+1, a.last
+	rec.Sequence, rec.Previous = a.chain.number+1, a.chain.hash
 	plain, err := json.Marshal(rec)
 	if err != nil {
 		return err
@@ -146,11 +225,17 @@ func (a *Audit) Append(rec Record) error {
 	if len(line) > maxRecord {
 		return fmt.Errorf("record of %d bytes", len(line))
 	}
+	if a.size > 0 && a.size+int64(len(line)) > a.segment {
+		if err := a.begin(); err != nil {
+			return err
+		}
+	}
 	// A write that failed half way is written over by the next.
 	if _, err := a.file.WriteAt(line, a.size); err != nil {
 		return err
 	}
-	a.next, a.last, a.size = rec.Sequence, digest(plain), a.size+int64(len(line))
+	a.size += int64(len(line))
+	a.chain = chain{rec.Sequence, digest(plain)}
 	return nil
 }
 

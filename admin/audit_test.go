@@ -2,12 +2,19 @@ package admin_test
 
 import (
 	"bytes"
+	"encoding/base64"
+	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"skep/admin"
+	"skep/pki/seal"
 )
+
+// first is the file that a small audit is in.
+func first(dir string) string { return filepath.Join(dir, "00000000000000000001") }
 
 func TestAudit_GoesOnAfterARestartAndDropsACutLine(t *testing.T) {
 	audit, path := openAudit(t)
@@ -19,13 +26,12 @@ func TestAudit_GoesOnAfterARestartAndDropsACutLine(t *testing.T) {
 	if err := audit.Close(); err != nil {
 		t.Fatal(err)
 	}
-	whole, err := os.ReadFile(path)
+	whole, err := os.ReadFile(first(path))
 	if err != nil {
 		t.Fatal(err)
 	}
-	first := bytes.IndexByte(whole, '\n') + 1
-	for cut := first; cut < len(whole); cut++ {
-		if err := os.WriteFile(path, whole[:cut], 0o600); err != nil {
+	for cut := bytes.IndexByte(whole, '\n') + 1; cut < len(whole); cut++ {
+		if err := os.WriteFile(first(path), whole[:cut], 0o600); err != nil {
 			t.Fatal(err)
 		}
 		again, err := admin.OpenAudit(path, plainSealer{})
@@ -50,7 +56,7 @@ func TestAudit_NoticesWhatWasDoneToIt(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	whole, err := os.ReadFile(path)
+	whole, err := os.ReadFile(first(path))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +70,7 @@ func TestAudit_NoticesWhatWasDoneToIt(t *testing.T) {
 		"not lines": "\x00\x01\n",
 		"endless":   strings.Repeat("x", 1<<20),
 	} {
-		if err := os.WriteFile(path, []byte(damage), 0o600); err != nil {
+		if err := os.WriteFile(first(path), []byte(damage), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if a, err := admin.OpenAudit(path, plainSealer{}); err == nil {
@@ -86,4 +92,72 @@ func BenchmarkAudit_Append(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+func TestAudit_BeginsANewSegmentAndCanLoseTheOldest(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "audit")
+	appendOne := func() {
+		t.Helper()
+		a, err := admin.OpenAuditSegments(dir, plainSealer{}, 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(a.Append(admin.Record{Object: "o"}), a.Append(admin.Record{Object: "o"}), a.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 5 {
+		appendOne()
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) < 3 {
+		t.Fatalf("got %v, %v", entries, err)
+	}
+	if got := records(t, dir); len(got) != 10 || got[9].Sequence != 10 {
+		t.Errorf("got %d records", len(got))
+	}
+	// The machine ended when the next segment had been begun.
+	if err := os.WriteFile(filepath.Join(dir, "00000000000000000011"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	appendOne()
+	if err := os.Remove(filepath.Join(dir, entries[0].Name())); err != nil {
+		t.Fatal(err)
+	}
+	if got := records(t, dir); got[len(got)-1].Sequence != 12 {
+		t.Errorf("got %+v", got)
+	}
+	if err := os.Remove(filepath.Join(dir, entries[2].Name())); err != nil {
+		t.Fatal(err)
+	}
+	if err := admin.ReadAudit(dir, plainSealer{}, func(admin.Record) error { return nil }); err == nil {
+		t.Error("read an audit with a hole")
+	}
+}
+
+func TestAudit_LeavesNothingInPlain(t *testing.T) {
+	ring, err := seal.NewKeyring(seal.NewSecret())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	a, err := admin.OpenAudit(dir, ring)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(a.Append(admin.Record{Object: "canary"}), a.Close()); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(first(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(b)))
+	if err != nil || bytes.Contains(b, []byte("canary")) || bytes.Contains(plain, []byte("canary")) {
+		t.Errorf("got %q, %v", plain, err)
+	}
+	if a, err = admin.OpenAudit(dir, ring); err != nil {
+		t.Fatal(err)
+	}
+	_ = a.Close()
 }

@@ -102,6 +102,21 @@ func (r *Root) Issue(n Node, key crypto.PublicKey, now time.Time, expiry time.Du
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
 }
 
+// Enroll makes a key and its certificate for a node at once: for the manager
+// that has the root at hand.
+func (r *Root) Enroll(n Node, now time.Time, expiry time.Duration) (certPEM, keyPEM []byte, err error) {
+	csr, keyPEM, err := NewRequest()
+	if err != nil {
+		return nil, nil, err
+	}
+	key, err := ParseRequest(csr)
+	if err != nil {
+		return nil, nil, err
+	}
+	certPEM, err = r.Issue(n, key, now, expiry)
+	return certPEM, keyPEM, err
+}
+
 func (n Node) uri() *url.URL { return &url.URL{Scheme: "skep", Host: n.Cluster, Path: "/" + n.ID} }
 
 // Verify is the node that a chain, the leaf first, belongs to. The chain must

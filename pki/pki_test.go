@@ -34,15 +34,7 @@ func newRoot(t *testing.T, now time.Time) *pki.Root {
 // issue makes a node's certificate and its key.
 func issue(t *testing.T, r *pki.Root, n pki.Node, now time.Time, expiry time.Duration) (chain []*x509.Certificate, keyPEM []byte) {
 	t.Helper()
-	csr, keyPEM, err := pki.NewRequest()
-	if err != nil {
-		t.Fatal(err)
-	}
-	pub, err := pki.ParseRequest(csr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certPEM, err := r.Issue(n, pub, now, expiry)
+	certPEM, keyPEM, err := r.Enroll(n, now, expiry)
 	if err != nil {
 		t.Fatal(err)
 	}

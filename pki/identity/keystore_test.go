@@ -2,13 +2,16 @@ package identity_test
 
 import (
 	"bytes"
+	"crypto/x509"
 	"errors"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"skep/pki"
 	"skep/pki/identity"
 	"skep/pki/seal"
 )
@@ -213,6 +216,60 @@ func TestKeystore_NoticesDamage(t *testing.T) {
 			_ = k.Close()
 			t.Errorf("opened with %d bytes", len(damaged))
 		}
+	}
+}
+
+func TestState_TLSIsTheNodesOwn(t *testing.T) {
+	k := open(t, t.TempDir())
+	if _, _, err := k.State().TLS(); !errors.Is(err, identity.ErrNoCertificate) {
+		t.Errorf("got %v", err)
+	}
+	root, err := pki.NewRoot(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	node := pki.Node{ID: "n1", Cluster: "c1", Role: pki.Manager}
+	cert, key, err := root.Enroll(node, time.Now(), pki.DefaultExpiry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	update(t, k, func(s *identity.State) error {
+		s.NodeID, s.ClusterID, s.Certificate, s.Key, s.Roots = "n1", "c1", cert, key, root.PEM()
+		return nil
+	})
+	pair, roots, err := k.State().TLS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := pki.Verify([]*x509.Certificate{pair.Leaf}, roots, time.Now()); err != nil || got != node {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
+func TestKeystore_ServerCertificateStaysUntilItMustNot(t *testing.T) {
+	dir := t.TempDir()
+	k := open(t, dir)
+	now := time.Now()
+	serve := func(k *identity.Keystore, now time.Time, hosts ...string) []byte {
+		t.Helper()
+		c, err := k.Server(hosts, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.Certificate[0]
+	}
+	first := serve(k, now, "mgr1", "10.0.0.1")
+	closeNow(t, k)
+	k = open(t, dir)
+	if !bytes.Equal(first, serve(k, now.Add(time.Hour), "10.0.0.1")) {
+		t.Error("made another without need")
+	}
+	if bytes.Equal(first, serve(k, now, "10.0.0.2")) {
+		t.Error("kept one that is not for the address")
+	}
+	second := serve(k, now, "10.0.0.2")
+	if bytes.Equal(second, serve(k, now.Add(11*365*24*time.Hour), "10.0.0.2")) {
+		t.Error("kept one that has expired")
 	}
 }
 
