@@ -35,6 +35,9 @@ func bodies(f *testing.F, path string, inSwarm bool, seeds ...string) {
 func FuzzServiceCreate(f *testing.F) {
 	bodies(f, "/v1.51/services/create", true,
 		`{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"busybox","Args":["top"]}}}`,
+		`{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"busybox","Configs":[null]}}}`,
+		`{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"busybox","Secrets":[{"File":{"Name":"x"}},null]}}}`,
+		`{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"busybox","Ulimits":[null]},"Placement":{"Preferences":[{"Spread":null}]},"Networks":[{}]}}`,
 		`{"Name":"web","Labels":{"a":"b"},"TaskTemplate":{"ContainerSpec":{"Image":"a:b@c","Mounts":[{"Type":"bind","Target":"/x"}],"Secrets":[null],"Configs":[{}]},"Networks":[{"Target":"host"}],"Placement":{"Constraints":["node.role==manager"],"Preferences":[{}]}},"Mode":{"Global":{}},"UpdateConfig":{"Parallelism":1},"EndpointSpec":{"Mode":"vip","Ports":[{"TargetPort":80,"PublishedPort":8080}]}}`)
 }
 

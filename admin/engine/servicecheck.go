@@ -3,11 +3,13 @@ package engine
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
+	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/swarm"
@@ -32,10 +34,56 @@ func (a *API) checkService(ctx context.Context, s *store.Snapshot, id string, sp
 	case spec.TaskTemplate.Runtime != swarm.RuntimeContainer || spec.TaskTemplate.PluginSpec != nil || spec.TaskTemplate.NetworkAttachmentSpec != nil:
 		return unbuilt("runtimes other than container are")
 	}
+	if err := checkWhole(spec.TaskTemplate); err != nil {
+		return err
+	}
+	if err := checkBuilt(spec.TaskTemplate.ContainerSpec); err != nil {
+		return err
+	}
 	if err := a.resolveNetworks(ctx, spec.TaskTemplate.Networks); err != nil {
 		return err
 	}
 	return checkReferences(s, id, *spec)
+}
+
+// checkWhole refuses lists with nothing in a place.
+func checkWhole(t swarm.TaskSpec) error {
+	if t.Placement != nil {
+		for _, p := range t.Placement.Preferences {
+			if p.Spread == nil {
+				return invalid("malformed placement preference: only spread is known")
+			}
+		}
+	}
+	if t.ContainerSpec != nil && slices.Contains(t.ContainerSpec.Ulimits, nil) {
+		return invalid("malformed ulimit")
+	}
+	return nil
+}
+
+// checkBuilt refuses what no node would do for a task.
+func checkBuilt(c *swarm.ContainerSpec) error {
+	if c == nil {
+		return nil
+	}
+	for _, m := range c.Mounts {
+		switch m.Type {
+		case mount.TypeCluster:
+			return unbuilt("cluster volumes are")
+		case mount.TypeImage, mount.TypeNamedPipe:
+			return unbuilt(string(m.Type) + " mounts are")
+		default:
+		}
+	}
+	if p := c.Privileges; p != nil && p.CredentialSpec != nil && *p.CredentialSpec != (swarm.CredentialSpec{}) {
+		return unbuilt("credential specs are")
+	}
+	for _, ref := range c.Configs {
+		if ref.Runtime != nil {
+			return unbuilt("configs for the runtime are")
+		}
+	}
+	return nil
 }
 
 // resolveNetworks replaces the targets by names. Only the networks that every

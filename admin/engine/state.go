@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"time"
 
 	"skep/store"
 	"skep/store/object"
@@ -13,6 +14,9 @@ import (
 // maxTries bounds how often a change is planned again because somebody else
 // changed the same object first.
 const maxTries = 20
+
+// changeTimeout bounds how long a change waits to be agreed on.
+const changeTimeout = 20 * time.Second
 
 // state is the swarm's state, as new as any change that was acknowledged.
 func (a *API) state(ctx context.Context) (*store.Snapshot, error) {
@@ -27,6 +31,8 @@ func (a *API) state(ctx context.Context) (*store.Snapshot, error) {
 // faster the plan is made again: it refuses by itself what the client meant
 // for another version.
 func (a *API) change(ctx context.Context, plan func(s *store.Snapshot, tx *store.Tx) error) error {
+	ctx, cancel := context.WithTimeout(ctx, changeTimeout)
+	defer cancel()
 	p, err := a.Swarm.Store(ctx)
 	if err != nil {
 		return err
