@@ -100,8 +100,15 @@ func (d records) load(log *slog.Logger) ([]*record, error) {
 	}
 	var out []*record
 	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") {
+			// A process died while it wrote this.
+			if err := os.Remove(filepath.Join(d.dir, e.Name())); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		id, ok := strings.CutSuffix(e.Name(), suffix)
-		if !ok || strings.HasPrefix(id, ".") {
+		if !ok {
 			continue
 		}
 		b, err := os.ReadFile(filepath.Join(d.dir, e.Name()))
