@@ -46,7 +46,8 @@ func (e *Engine) load(ctx context.Context) error {
 		e.byID[r.ID], e.names[r.Name] = newInstance(r, s), r.ID
 	}
 	var running []string
-	for _, c := range e.all() {
+	e.found = e.all()
+	for _, c := range e.found {
 		if e.adopt(ctx, c) {
 			running = append(running, c.id)
 		}
@@ -113,21 +114,24 @@ func (e *Engine) resume(ctx context.Context, c *instance) {
 	case s.Running && !s.Restarting:
 		e.ended(ctx, c)
 	default:
-		e.clean(ctx, c.id)
-		p := c.rec().Host.RestartPolicy
-		if s.Restarting || p.IsAlways() && !s.StartedAt.IsZero() {
-			e.startAgain(ctx, c)
-		}
+		e.settle(ctx, c)
 	}
 }
 
-// startAgain starts a container that an earlier run of the node was to start.
-func (e *Engine) startAgain(ctx context.Context, c *instance) {
+// settle cleans up after a container that does not run, and starts it if it
+// should.
+func (e *Engine) settle(ctx context.Context, c *instance) {
 	if c.lock(ctx) != nil {
 		return
 	}
 	defer c.unlock()
-	if s := c.status(); s.Running && !s.Restarting {
+	s := c.status()
+	if s.Running && !s.Restarting {
+		return // a client was quicker
+	}
+	policy := c.rec().Host.RestartPolicy
+	e.clean(ctx, c.id)
+	if always := policy.IsAlways() && !s.StartedAt.IsZero(); !s.Restarting && !always {
 		return
 	}
 	if err := e.start(ctx, c); err != nil && ctx.Err() == nil {

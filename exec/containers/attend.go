@@ -73,24 +73,20 @@ func (e *Engine) ended(ctx context.Context, c *instance) {
 	oom := oomKilled(e.stateRoot(), c.id)
 	e.clean(ctx, c.id)
 	e.endExecs(c)
-	s := c.status()
-	again, wait := e.restarts(c, s, exit)
+	// Invariant: whoever waits for the end is woken after it was told.
 	c.mu.Lock()
-	c.exits++
-	c.conn, c.proc = nil, nil
+	again, wait := c.restartsLocked(exit)
 	if again {
 		c.halt = make(chan struct{})
+		c.st.Restarts++
 	}
-	halt := c.halt
+	c.exits++
+	c.conn, c.proc = nil, nil
+	c.st.Running, c.st.Restarting, c.st.Paused = again, again, false
+	c.st.Pid, c.st.ExitCode, c.st.FinishedAt = 0, exit.Code, exit.Time
+	c.st.OOMKilled, c.st.Error = oom, text
+	s, halt := c.st, c.halt
 	c.mu.Unlock()
-	s = c.update(func(s *status) {
-		s.Running, s.Restarting, s.Paused = again, again, false
-		s.Pid, s.ExitCode, s.FinishedAt = 0, exit.Code, exit.Time
-		s.OOMKilled, s.Error = oom, text
-		if again {
-			s.Restarts++
-		}
-	})
 	if err := e.saveState(c.id, &s); err != nil {
 		e.cfg.Logger.Warn("kept no note of an end", "container", c.id[:12], "err", err)
 	}
@@ -98,6 +94,7 @@ func (e *Engine) ended(ctx context.Context, c *instance) {
 		e.tell(c, events.ActionOOM)
 	}
 	e.tellDie(c, s)
+	c.update(func(*status) {})
 	switch {
 	case again:
 		if err := e.background(ctx, func(ctx context.Context) { e.restartLater(ctx, c, halt, wait) }); err != nil {
@@ -120,16 +117,13 @@ func (e *Engine) autoRemove(ctx context.Context, c *instance) {
 	}
 }
 
-// restarts says whether the policy wants the container to run again, and after
-// which delay: it doubles while the container ends soon after each start.
-func (e *Engine) restarts(c *instance, s status, exit shim.Exit) (bool, time.Duration) {
-	p := c.rec().Host.RestartPolicy
-	if s.Stopped || !wantsRestart(p, s.Restarts, exit.Code) {
+// restartsLocked says whether the policy wants the container to run again, and
+// after which delay: it doubles while the container ends soon after each start.
+func (c *instance) restartsLocked(exit shim.Exit) (bool, time.Duration) {
+	if c.st.Stopped || !wantsRestart(c.record.Host.RestartPolicy, c.st.Restarts, exit.Code) {
 		return false, 0
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if exit.Time.Sub(s.StartedAt) > 10*time.Second || c.delay == 0 {
+	if exit.Time.Sub(c.st.StartedAt) > 10*time.Second || c.delay == 0 {
 		c.delay = 50 * time.Millisecond
 	}
 	c.delay = min(2*c.delay, time.Minute)

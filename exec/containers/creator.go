@@ -118,6 +118,13 @@ func process(p *specs.Process) (*libcontainer.Process, error) {
 	if s := p.ConsoleSize; s != nil {
 		lp.ConsoleHeight, lp.ConsoleWidth = uint16(s.Height), uint16(s.Width)
 	}
+	for _, l := range p.Rlimits {
+		kind, ok := rlimit(l.Type)
+		if !ok {
+			return nil, fmt.Errorf("unknown limit %q", l.Type)
+		}
+		lp.Rlimits = append(lp.Rlimits, configs.Rlimit{Type: kind, Soft: l.Soft, Hard: l.Hard})
+	}
 	if c := p.Capabilities; c != nil {
 		lp.Capabilities = &configs.Capabilities{
 			Bounding: c.Bounding, Effective: c.Effective, Permitted: c.Permitted,
@@ -125,4 +132,16 @@ func process(p *specs.Process) (*libcontainer.Process, error) {
 		}
 	}
 	return lp, nil
+}
+
+func rlimit(name string) (int, bool) {
+	kind, ok := map[string]int{
+		"RLIMIT_AS": unix.RLIMIT_AS, "RLIMIT_CORE": unix.RLIMIT_CORE, "RLIMIT_CPU": unix.RLIMIT_CPU,
+		"RLIMIT_DATA": unix.RLIMIT_DATA, "RLIMIT_FSIZE": unix.RLIMIT_FSIZE, "RLIMIT_LOCKS": unix.RLIMIT_LOCKS,
+		"RLIMIT_MEMLOCK": unix.RLIMIT_MEMLOCK, "RLIMIT_MSGQUEUE": unix.RLIMIT_MSGQUEUE, "RLIMIT_NICE": unix.RLIMIT_NICE,
+		"RLIMIT_NOFILE": unix.RLIMIT_NOFILE, "RLIMIT_NPROC": unix.RLIMIT_NPROC, "RLIMIT_RSS": unix.RLIMIT_RSS,
+		"RLIMIT_RTPRIO": unix.RLIMIT_RTPRIO, "RLIMIT_RTTIME": unix.RLIMIT_RTTIME,
+		"RLIMIT_SIGPENDING": unix.RLIMIT_SIGPENDING, "RLIMIT_STACK": unix.RLIMIT_STACK,
+	}[name]
+	return kind, ok
 }

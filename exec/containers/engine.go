@@ -91,6 +91,8 @@ type Engine struct {
 	// work hands goroutines to Run, which owns them.
 	work    chan func(context.Context)
 	stopped chan struct{} // closed when Run returns
+	// found are the containers of an earlier run, until Run takes them over.
+	found []*instance
 
 	mu    sync.Mutex
 	byID  map[string]*instance
@@ -122,7 +124,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer close(e.stopped)
-	for _, c := range e.all() {
+	for _, c := range e.found {
 		wg.Go(func() { e.resume(ctx, c) })
 	}
 	for {

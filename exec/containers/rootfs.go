@@ -41,6 +41,9 @@ func mountLayers(root string, r *rootJob) error {
 		return err
 	}
 	defer unix.Close(fsfd)
+	if err := unix.FsconfigSetString(fsfd, "source", "overlay"); err != nil {
+		return err
+	}
 	for _, l := range r.Lower {
 		if err := unix.FsconfigSetString(fsfd, "lowerdir+", l); err != nil {
 			return err

@@ -41,6 +41,9 @@ func (e *Engine) Start(ctx context.Context, ref string) error {
 	case s.Running:
 		return object.Errorf(errdefs.ErrNotModified, "container %s is already running", c.id)
 	}
+	c.mu.Lock()
+	c.st.Restarts, c.delay = 0, 0
+	c.mu.Unlock()
 	// A start is carried through even if whoever asked for it goes away.
 	return e.start(context.WithoutCancel(ctx), c)
 }

@@ -1,0 +1,424 @@
+package containers_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/events"
+	"github.com/opencontainers/cgroups"
+	"golang.org/x/sys/unix"
+
+	"skep/exec/containers"
+	"skep/exec/images"
+	"skep/exec/volumes"
+	"skep/store/object"
+)
+
+func TestMain(m *testing.M) {
+	if code, taken := containers.Door(); taken {
+		os.Exit(code)
+	}
+	if dir := os.Getenv("SKEP_TEST_NODE"); dir != "" {
+		os.Exit(node(dir))
+	}
+	code := m.Run()
+	if dir, err := built(); err == nil {
+		os.RemoveAll(dir)
+	}
+	os.Exit(code)
+}
+
+// world is a node's place: what outlives an engine.
+type world struct {
+	dir, root string
+	nets      *networks
+	vols      *volumes.Store
+
+	mu     sync.Mutex
+	events []events.Message
+}
+
+// built holds what the tests run: guest in the containers, and doors, the
+// smallest program that has our doors, as the shims' binary.
+var built = sync.OnceValues(func() (dir string, err error) {
+	if dir, err = os.MkdirTemp("", "built"); err != nil {
+		return "", err
+	}
+	for name, args := range map[string][]string{
+		"guest": {"CGO_ENABLED=0"},
+		"doors": {"CGO_ENABLED=1", "-tags", "seccomp netgo osusergo", "-ldflags", "-s -w -linkmode external -extldflags -static"},
+	} {
+		args = append(args, "-o", filepath.Join(dir, name, "skep"), "./testdata/"+name)
+		cmd := exec.Command("go", append([]string{"build"}, args[1:]...)...)
+		cmd.Env = append(os.Environ(), args[0])
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("build %s: %w: %s", name, err, out)
+		}
+	}
+	return dir, nil
+})
+
+func need(t testing.TB) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("containers need root")
+	}
+	if _, err := os.Stat("/sys/fs/cgroup"); err != nil {
+		t.Skip("containers need cgroups")
+	}
+}
+
+func newWorld(t testing.TB) *world {
+	t.Helper()
+	need(t)
+	dir, err := os.MkdirTemp("", "skep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := openWorld(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.nets.Retain(context.Background(), nil); err != nil {
+			t.Error(err)
+		}
+		w.removeCgroup(t)
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	bin := binary(t, "guest")
+	for path, text := range map[string]string{
+		"etc/passwd":    "root:x:0:0::/root:/bin/sh\nalice:x:1000:1001::/home/alice:/bin/sh\n7:x:8:8::/:\n",
+		"etc/group":     "root:x:0:\nstaff:x:50:alice\nwheel:x:10:\n",
+		"data/from":     "the image",
+		"data/sub/deep": "deep",
+	} {
+		at := filepath.Join(w.root, path)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(at), 0o755), os.WriteFile(at, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, d := range []string{"tmp", "proc", "sys", "dev"} {
+		if err := os.MkdirAll(filepath.Join(w.root, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(
+		os.Link(bin, filepath.Join(w.root, "guest")),
+		os.Mkdir(filepath.Join(w.dir, "bin"), 0o755),
+		os.Link(binary(t, "doors"), filepath.Join(w.dir, "bin", "skep")),
+	); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func binary(t testing.TB, name string) string {
+	t.Helper()
+	dir, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(dir, name, "skep")
+}
+
+func openWorld(dir string) (*world, error) {
+	w := &world{dir: dir, root: filepath.Join(dir, "image")}
+	w.nets = &networks{dir: filepath.Join(dir, "netns")}
+	var err error
+	w.vols, err = volumes.Open(volumes.Config{Dir: filepath.Join(dir, "volumes"), Logger: slog.New(slog.DiscardHandler)})
+	return w, errors.Join(err, os.MkdirAll(w.root, 0o755), os.MkdirAll(w.nets.dir, 0o755))
+}
+
+func (w *world) config(out *slog.Logger) containers.Config {
+	return containers.Config{
+		Dir: filepath.Join(w.dir, "containers"), RunDir: filepath.Join(w.dir, "run", "containers"), Exe: filepath.Join(w.dir, "bin", "skep"),
+		CgroupParent: w.cgroup(), Images: w, Networks: w.nets, Volumes: w.vols, Sealer: sealer{},
+		Publish: func(m events.Message) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.events = append(w.events, m)
+		},
+		Logger: out,
+	}
+}
+
+func (w *world) cgroup() string { return "/skep-test-" + filepath.Base(w.dir) }
+
+func (w *world) removeCgroup(t testing.TB) {
+	t.Helper()
+	parents, err := filepath.Glob("/sys/fs/cgroup/*" + w.cgroup())
+	if err != nil {
+		t.Fatal(err)
+	}
+	parents = append(parents, "/sys/fs/cgroup"+w.cgroup())
+	for _, p := range parents {
+		if left, err := filepath.Glob(p + "/*/cgroup.procs"); err != nil || len(left) > 0 {
+			t.Errorf("left cgroups %v, %v", left, err)
+		}
+		if err := cgroups.RemovePath(p); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Rootfs makes the world a store of images, with one image.
+func (w *world) Rootfs(_ context.Context, ref string) (images.Rootfs, error) {
+	id := "sha256:" + strings.Repeat("ab", 32)
+	if ref != "guest" && ref != id {
+		return images.Rootfs{}, fmt.Errorf("no image %q", ref)
+	}
+	cfg := dockerspec.DockerOCIImageConfig{}
+	cfg.Entrypoint = []string{"/guest"}
+	cfg.Env = []string{"FROM=image"}
+	return images.Rootfs{ID: id, Config: cfg, Lower: []string{w.root}}, nil
+}
+
+// engine runs an engine until the test ends, and then removes its containers.
+func (w *world) engine(t testing.TB) *containers.Engine {
+	t.Helper()
+	e, stop := w.open(t)
+	t.Cleanup(func() {
+		list, err := e.List(context.Background(), true, false)
+		if err != nil {
+			t.Error(err)
+		}
+		for _, c := range list {
+			if err := e.Remove(context.Background(), c.ID, true, true); err != nil {
+				t.Error(err)
+			}
+		}
+		stop()
+	})
+	return e
+}
+
+// open runs an engine until stop is called.
+func (w *world) open(t testing.TB) (e *containers.Engine, stop func()) {
+	t.Helper()
+	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	e, err := containers.Open(context.Background(), w.config(log))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- e.Run(ctx) }()
+	return e, func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func (w *world) actions(id string) (list []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, m := range w.events {
+		if m.Actor.ID == id {
+			list = append(list, string(m.Action))
+		}
+	}
+	return list
+}
+
+// request is a container of the guest with a script.
+func request(script ...string) container.CreateRequest {
+	return container.CreateRequest{
+		Config:     &container.Config{Image: "guest", Cmd: script},
+		HostConfig: &container.HostConfig{NetworkMode: "none"},
+	}
+}
+
+func create(t testing.TB, e *containers.Engine, req container.CreateRequest) string {
+	t.Helper()
+	c, err := e.Create(context.Background(), "", req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.ID
+}
+
+func start(t testing.TB, e *containers.Engine, id string) {
+	t.Helper()
+	if err := e.Start(context.Background(), id); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wait(t testing.TB, e *containers.Engine, id string) int {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	f, err := e.Wait(ctx, id, container.WaitConditionNotRunning)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := f(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return int(r.StatusCode)
+}
+
+// run runs a container to its end and returns what it wrote.
+func run(t testing.TB, e *containers.Engine, req container.CreateRequest) (code int, stdout, stderr string) {
+	t.Helper()
+	id := create(t, e, req)
+	start(t, e, id)
+	code = wait(t, e, id)
+	stdout, stderr = output(t, e, id, object.LogQuery{Stdout: true, Stderr: true, Tail: -1})
+	return code, stdout, stderr
+}
+
+func output(t testing.TB, e *containers.Engine, id string, q object.LogQuery) (stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	for l, err := range e.Logs(t.Context(), id, q) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l.Stderr {
+			errs.Write(l.Text)
+		} else {
+			out.Write(l.Text)
+		}
+	}
+	return out.String(), errs.String()
+}
+
+// eventually waits until a condition holds.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	t.Fatalf("%s: it did not happen", what)
+}
+
+// networks gives every endpoint an empty namespace.
+type networks struct {
+	dir string
+	mu  sync.Mutex
+	all map[string]object.Attachment
+}
+
+func (n *networks) Connect(_ context.Context, e object.Endpoint) (object.Attachment, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.all == nil {
+		n.all = map[string]object.Attachment{}
+	}
+	if at, ok := n.all[e.ID]; ok {
+		return at, nil
+	}
+	path := filepath.Join(n.dir, e.ID)
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		return object.Attachment{}, err
+	}
+	err := make(chan error)
+	go func() { // the thread is not given back: it is in the namespace
+		runtime.LockOSThread()
+		if e := unix.Unshare(unix.CLONE_NEWNET); e != nil {
+			err <- e
+			return
+		}
+		err <- unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, "")
+	}()
+	if err := <-err; err != nil {
+		return object.Attachment{}, err
+	}
+	n.all[e.ID] = object.Attachment{Endpoint: e, Namespace: path, Address: "10.1.2.3/24", Gateway: "10.1.2.1", MAC: "02:42:0a:01:02:03"}
+	return n.all[e.ID], nil
+}
+
+func (n *networks) Disconnect(_ context.Context, id string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.all, id)
+	path := filepath.Join(n.dir, id)
+	_ = unix.Unmount(path, unix.MNT_DETACH)
+	return os.RemoveAll(path)
+}
+
+func (n *networks) Retain(ctx context.Context, ids []string) error {
+	keep := map[string]bool{}
+	for _, id := range ids {
+		keep[id] = true
+	}
+	list, err := os.ReadDir(n.dir)
+	if err != nil {
+		return err
+	}
+	for _, d := range list {
+		if !keep[d.Name()] {
+			err = errors.Join(err, n.Disconnect(ctx, d.Name()))
+			continue
+		}
+		n.mu.Lock()
+		if n.all == nil {
+			n.all = map[string]object.Attachment{}
+		}
+		n.all[d.Name()] = object.Attachment{Endpoint: object.Endpoint{ID: d.Name()}, Namespace: filepath.Join(n.dir, d.Name())}
+		n.mu.Unlock()
+	}
+	return err
+}
+
+func (n *networks) Attachment(id string) (object.Attachment, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	at, ok := n.all[id]
+	return at, ok
+}
+
+// sealer seals with a fixed key.
+type sealer struct{}
+
+func (sealer) aead() cipher.AEAD {
+	key := sha256.Sum256([]byte("test"))
+	block, err := aes.NewCipher(key[:])
+	if err != nil {
+		panic(err)
+	}
+	a, err := cipher.NewGCM(block)
+	if err != nil {
+		panic(err)
+	}
+	return a
+}
+
+func (s sealer) Seal(domain string, plain []byte) []byte {
+	nonce := make([]byte, 12)
+	rand.Read(nonce)
+	return s.aead().Seal(nonce, nonce, plain, []byte(domain))
+}
+
+func (s sealer) Open(domain string, sealed []byte) ([]byte, error) {
+	if len(sealed) < 12 {
+		return nil, errors.New("too short")
+	}
+	return s.aead().Open(nil, sealed[:12], sealed[12:], []byte(domain))
+}

@@ -1,0 +1,3 @@
+package containers_test
+
+func node(string) int { return 1 }
