@@ -231,10 +231,25 @@ const patience = 2 * time.Second
 // dial connects from a place.
 func dial(t testing.TB, from place, proto, to string) (net.Conn, error) {
 	t.Helper()
+	return dialWithin(t, from, proto, to, patience)
+}
+
+// blocked fails if there is a way.
+func blocked(t testing.TB, from place, to string) {
+	t.Helper()
+	c, err := dialWithin(t, from, "tcp", to, patience/4)
+	if err == nil {
+		t.Errorf("%s was reached", to)
+		_ = c.Close()
+	}
+}
+
+func dialWithin(t testing.TB, from place, proto, to string, limit time.Duration) (net.Conn, error) {
+	t.Helper()
 	var c net.Conn
 	var failed error
 	from.Within(t, func() error {
-		d := net.Dialer{Timeout: patience}
+		d := net.Dialer{Timeout: limit}
 		c, failed = d.DialContext(t.Context(), proto, to)
 		return nil
 	})
