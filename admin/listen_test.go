@@ -27,32 +27,29 @@ import (
 
 // TestMain is also the client of another user: the tests run it again.
 func TestMain(m *testing.M) {
-	if path := os.Getenv("ADMIN_TEST_DIAL"); path != "" {
-		who, err := whoami(context.Background(), path)
-		if err != nil {
-			who = err.Error()
-		}
-		fmt.Print(who)
-		os.Exit(0)
+	path := os.Getenv("ADMIN_TEST_DIAL")
+	if path == "" {
+		m.Run()
+		return
 	}
-	os.Exit(m.Run())
+	who, err := whoami(path)
+	if err != nil {
+		who = err.Error()
+	}
+	fmt.Fprint(os.Stdout, who)
 }
 
 // whoami asks the server at a unix socket who the caller is.
-func whoami(ctx context.Context, path string) (string, error) {
+func whoami(path string) (string, error) {
 	c := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", path)
 	}}}
-	return ask(ctx, &c, "http://skep/")
+	return ask(&c, "http://skep/")
 }
 
-func ask(ctx context.Context, c *http.Client, url string) (string, error) {
+func ask(c *http.Client, url string) (string, error) {
 	defer c.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return "", err
-	}
-	res, err := c.Do(req)
+	res, err := c.Get(url)
 	if err != nil {
 		return "", err
 	}
@@ -99,18 +96,11 @@ func longDir(t *testing.T) string {
 // short is a path to the same directory that fits.
 func short(t *testing.T, dir string) string {
 	t.Helper()
-	f, err := os.MkdirTemp("/tmp", "skep")
-	if err != nil {
+	link := filepath.Join(t.TempDir(), "d")
+	if err := os.Symlink(dir, link); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(f) })
-	if err := os.Chmod(f, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(dir, f+"/d"); err != nil {
-		t.Fatal(err)
-	}
-	return f + "/d"
+	return link
 }
 
 func TestListen_UnixSocketKnowsItsPeers(t *testing.T) {
@@ -118,12 +108,8 @@ func TestListen_UnixSocketKnowsItsPeers(t *testing.T) {
 		t.Skip("needs root to become other users")
 	}
 	// The directory of the test is root's; others have to get through it.
-	dir, err := os.MkdirTemp("/tmp", "skep")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil {
+	dir := t.TempDir()
+	if err := os.Chmod(filepath.Dir(dir), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	self, err := os.ReadFile("/proc/self/exe")
@@ -191,7 +177,7 @@ func TestListen_UnixSocketReplacesADeadOneAndNothingElse(t *testing.T) {
 	_ = dead.Close()
 
 	serve(t, unix)
-	if got, err := whoami(t.Context(), link+"/skep.sock"); err != nil || got != "unix uid 0 admin" && os.Geteuid() == 0 {
+	if got, err := whoami(link + "/skep.sock"); err != nil || got != "unix uid 0 admin" && os.Geteuid() == 0 {
 		t.Errorf("got %q, %v", got, err)
 	}
 	info, err := os.Lstat(path)
@@ -225,6 +211,18 @@ func TestListen_ClosingRemovesTheSocketUnlessItIsAnothersNow(t *testing.T) {
 	_ = second[0].Close()
 	if _, err := os.Lstat(path); err == nil {
 		t.Error("the socket is still there")
+	}
+}
+
+func TestListen_VsockEndsWithItsServer(t *testing.T) {
+	vsock := admin.ListenConfig{Endpoints: []admin.Endpoint{{Network: "vsock", Address: "23751"}}}
+	ls, err := admin.Listen(t.Context(), vsock)
+	if err != nil {
+		t.Skipf("no vsock on this machine: %v", err)
+	}
+	_ = ls[0].Close()
+	if got := serve(t, vsock)[0].Addr().Network(); got != "vsock" {
+		t.Errorf("got %q", got)
 	}
 }
 
@@ -321,9 +319,9 @@ func TestListen_TCPLetsInOperatorsOnly(t *testing.T) {
 			roots := x509.NewCertPool()
 			roots.AddCert(swarm.cert)
 			c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{
-				RootCAs: roots, Certificates: tt.certs, MaxVersion: tt.max, //nolint:gosec // the old version is the case
+				RootCAs: roots, Certificates: tt.certs, MaxVersion: tt.max,
 			}}}
-			got, err := ask(t.Context(), c, "https://"+ls[0].Addr().String()+"/")
+			got, err := ask(c, "https://"+ls[0].Addr().String()+"/")
 			if (err == nil) != (tt.want != "") || got != tt.want {
 				t.Errorf("got %q, %v; want %q", got, err, tt.want)
 			}

@@ -73,11 +73,14 @@ func replaceable(ctx context.Context, path string) error {
 		return errors.New("there is something that is not a socket")
 	}
 	c, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
-	if err == nil {
+	switch {
+	case err == nil:
 		_ = c.Close()
 		return errors.New("another process listens there")
+	case errors.Is(err, unix.ECONNREFUSED):
+		return nil
 	}
-	return nil
+	return err
 }
 
 // permit lets in those who may have a role: root, and the one group that has

@@ -71,7 +71,7 @@ func Run(ctx context.Context, c Config, args []string) int {
 			return c.report(err)
 		case s := <-signals:
 			if received++; received == 3 {
-				fmt.Fprint(c.Stderr, "\ngot 3 SIGTERM/SIGINTs, forcefully exiting\n")
+				_, _ = fmt.Fprint(c.Stderr, "\ngot 3 SIGTERM/SIGINTs, forcefully exiting\n")
 				return 1
 			}
 			sig, _ := s.(syscall.Signal)
@@ -92,7 +92,7 @@ func (c Config) report(err error) int {
 		return 0
 	}
 	if err.Error() != "" {
-		fmt.Fprintln(c.Stderr, err)
+		_, _ = fmt.Fprintln(c.Stderr, err)
 	}
 	if _, ok := errors.AsType[*config.Error](err); ok {
 		return 2

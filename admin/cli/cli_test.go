@@ -43,12 +43,7 @@ func run(t *testing.T, c cli.Config, args ...string) result {
 // serveAPI answers on a unix socket and makes it the one that is used.
 func serveAPI(t *testing.T, replies map[string]any) {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "skep")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	l, err := net.Listen("unix", filepath.Join(dir, "s"))
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -73,7 +73,7 @@ func look(ctx context.Context, c client.APIClient) (view, error) {
 }
 
 func (v view) print(out io.Writer) error {
-	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	w := new(strings.Builder)
 	i := v.info
 	fmt.Fprintf(w, "NODE\t%s\n", strings.TrimSpace(i.Name+"  "+i.Swarm.NodeID))
 	fmt.Fprintf(w, "VERSION\t%s, API %s, %s, %s\n", i.ServerVersion, v.api, i.KernelVersion, i.Architecture)
@@ -100,7 +100,11 @@ func (v view) print(out io.Writer) error {
 	for _, p := range problems {
 		fmt.Fprintf(w, "  %s\n", p)
 	}
-	return w.Flush()
+	columns := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	if _, err := io.WriteString(columns, w.String()); err != nil {
+		return err
+	}
+	return columns.Flush()
 }
 
 // swarm is the state of the swarm in one line.

@@ -59,7 +59,7 @@ func (d *decoder) swarm(n *yaml.Node, key string, s *Swarm) {
 		}},
 		d.oneOf("availability", &s.Availability, "active", "pause", "drain"),
 		field{"labels", func(n *yaml.Node, key string) { s.Labels = d.labels(n, key) }},
-		field{"init", func(n *yaml.Node, key string) { s.Init = d.init(n, key) }},
+		field{"init", func(n *yaml.Node, key string) { s.Init = d.newSwarm(n, key) }},
 		field{"join", func(n *yaml.Node, key string) { s.Join = d.join(n, key) }},
 	)
 }
@@ -82,7 +82,7 @@ func (d *decoder) labels(n *yaml.Node, key string) map[string]string {
 	return labels
 }
 
-func (d *decoder) init(n *yaml.Node, key string) *Init {
+func (d *decoder) newSwarm(n *yaml.Node, key string) *Init {
 	in := &Init{CertExpiry: 90 * 24 * time.Hour}
 	d.mapping(
 		n, key,

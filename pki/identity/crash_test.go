@@ -20,16 +20,16 @@ import (
 func TestMain(m *testing.M) {
 	dir := os.Getenv("IDENTITY_TEST_DIR")
 	if dir == "" {
-		os.Exit(m.Run())
+		m.Run()
+		return
 	}
 	k, err := identity.Open(dir)
 	for err == nil {
 		if err = k.Update(setNode("n")); err == nil {
-			fmt.Println(k.State().Epoch)
+			fmt.Fprintln(os.Stdout, k.State().Epoch)
 		}
 	}
-	fmt.Println(err)
-	os.Exit(1)
+	fmt.Fprintln(os.Stdout, err)
 }
 
 // files reads a directory as it would be found after a crash.

@@ -13,8 +13,8 @@ import (
 // temporary is the end of the name of a file that is not whole yet.
 const temporary = ".tmp"
 
-// sealed is the keystore's file.
-func sealed(kek seal.Secret, s State) ([]byte, error) {
+// encrypt is the keystore's file.
+func encrypt(kek seal.Secret, s State) ([]byte, error) {
 	ring, err := seal.NewKeyring(kek.Derive("skep keystore"))
 	if err != nil {
 		return nil, err
@@ -26,7 +26,7 @@ func sealed(kek seal.Secret, s State) ([]byte, error) {
 	return ring.Seal(seal.Domain("keystore"), plain), nil
 }
 
-func unseal(kek seal.Secret, b []byte) (State, error) {
+func decrypt(kek seal.Secret, b []byte) (State, error) {
 	ring, err := seal.NewKeyring(kek.Derive("skep keystore"))
 	if err != nil {
 		return State{}, err

@@ -125,7 +125,7 @@ func (k *Keystore) create() error {
 
 // load opens what lies in the keystore's file with the key at hand.
 func (k *Keystore) load(sealed []byte) error {
-	s, err := unseal(k.kek, sealed)
+	s, err := decrypt(k.kek, sealed)
 	if err != nil {
 		return err
 	}
@@ -221,11 +221,11 @@ func (k *Keystore) Unlocked(version uint64) error {
 
 // save writes the state under a key and makes both current.
 func (k *Keystore) save(kek seal.Secret, next State) error {
-	sealed, err := sealed(kek, next)
+	b, err := encrypt(kek, next)
 	if err != nil {
 		return fmt.Errorf("write keystore: %w", err)
 	}
-	if err := k.replace(keystoreName, sealed); err != nil {
+	if err := k.replace(keystoreName, b); err != nil {
 		return fmt.Errorf("write keystore: %w", err)
 	}
 	k.kek, k.state = kek, next

@@ -59,7 +59,7 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(c.Out, "listening on %s\n", tcp.Addr())
+	_, _ = fmt.Fprintf(c.Out, "listening on %s\n", tcp.Addr())
 	if c.Ready != nil {
 		c.Ready(tcp.Addr().String())
 	}
