@@ -30,6 +30,8 @@ type execution struct {
 	id  string
 	box *instance
 	req container.ExecCreateRequest
+	// quiet ones are the node's own, and told to nobody.
+	quiet bool
 
 	mu      sync.Mutex
 	started bool
@@ -235,7 +237,9 @@ func (e *Engine) attendExec(ctx context.Context, x *execution, proc *shim.Proces
 		code = exit.Code
 	}
 	x.finish(code)
-	e.tell(x.box, events.ActionExecDie, "execID", x.id, "exitCode", strconv.Itoa(code))
+	if !x.quiet {
+		e.tell(x.box, events.ActionExecDie, "execID", x.id, "exitCode", strconv.Itoa(code))
+	}
 	// The reader of the output may be slow, and the shim waits for it.
 	_ = e.background(ctx, func(ctx context.Context) { // only not at shutdown
 		for err == nil {

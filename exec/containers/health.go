@@ -123,7 +123,7 @@ func (c *instance) noteHealth(res *container.HealthcheckResult, retries int, sta
 // probeOnce executes the health check.
 func (e *Engine) probeOnce(ctx context.Context, c *instance, cmd []string, timeout time.Duration) *container.HealthcheckResult {
 	res := &container.HealthcheckResult{Start: time.Now()}
-	x := &execution{id: newID(), box: c, req: container.ExecCreateRequest{Cmd: cmd, AttachStdout: true, AttachStderr: true}}
+	x := &execution{id: newID(), box: c, quiet: true, req: container.ExecCreateRequest{Cmd: cmd, AttachStdout: true, AttachStderr: true}}
 	out := &limited{max: healthOutput}
 	run, stop := context.WithTimeout(ctx, timeout)
 	defer stop()

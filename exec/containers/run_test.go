@@ -42,9 +42,9 @@ func TestRun(t *testing.T) {
 		{"dropped capabilities", []string{"read", "/proc/self/status"}, func(r req) { r.HostConfig.CapDrop = []string{"ALL"}; r.HostConfig.CapAdd = []string{"CHOWN"} }, 0, []string{"CapEff:\t0000000000000001"}},
 		{"system calls", []string{"unshare", "socket", "40", "socket", "38", "socket", "2", "mknod"}, nil, 0, []string{"unshare operation not permitted", "socket 40 false", "socket 38 false", "socket 2 true", "open open /sda: operation not permitted"}},
 		{"masked and read-only paths", []string{"read", "/proc/kcore", "out", ".", "write", "/proc/sys/kernel/domainname", "x", "ls", "/sys/firmware"}, nil, 0, []string{".\n", "read-only file system"}},
-		{"user by name", []string{"id"}, func(r req) { r.User = "alice" }, 0, []string{"1000 1001 [50"}},
-		{"user by number", []string{"id"}, func(r req) { r.User = "7" }, 0, []string{"7 0 ["}},
-		{"user, group, more groups", []string{"id"}, func(r req) { r.User = "alice:wheel"; r.HostConfig.GroupAdd = []string{"staff", "99"} }, 0, []string{"1000 10 [50 99"}},
+		{"user by name", []string{"id"}, func(r req) { r.User = "alice" }, 0, []string{"1000 1001 [50 1001]"}},
+		{"user by number", []string{"id"}, func(r req) { r.User = "7" }, 0, []string{"7 0 [0]"}},
+		{"user, group, more groups", []string{"id"}, func(r req) { r.User = "alice:wheel"; r.HostConfig.GroupAdd = []string{"staff", "99"} }, 0, []string{"1000 10 [10 50 99]"}},
 		{"environment", []string{"env"}, func(r req) { r.Env = []string{"A=b", "FROM=me"}; r.Hostname = "box" }, 0, []string{"A=b\n", "FROM=me\n", "HOSTNAME=box\n", "HOME=/root\n", "PATH=/usr/local/sbin"}},
 		{"names", []string{"host", "read", "/etc/hostname", "read", "/etc/hosts", "read", "/etc/resolv.conf"}, func(r req) {
 			r.Hostname = "box"

@@ -82,6 +82,9 @@ func LookupUser(a Accounts, text string, more []string) (specs.User, error) {
 		}
 		u.AdditionalGids = append(u.AdditionalGids, gid)
 	}
+	// The group is among the others too, or a process could leave it and so
+	// pass a "deny" that is meant for its members.
+	u.AdditionalGids = append(u.AdditionalGids, u.GID)
 	slices.Sort(u.AdditionalGids)
 	u.AdditionalGids = slices.Compact(u.AdditionalGids)
 	return u, nil
