@@ -40,8 +40,11 @@ type Record struct {
 	Pattern   string    `json:"pattern"`
 	Object    string    `json:"object,omitempty"`
 	Query     string    `json:"query,omitempty"`
-	Decision  string    `json:"decision"` // allow or deny
-	Status    int       `json:"status"`
+	// Body is the SHA-256, in hexadecimal, of as much of the body as was read
+	// before the reply; empty if nothing was, or if the route streams.
+	Body     string `json:"body,omitempty"`
+	Decision string `json:"decision"` // allow or deny
+	Status   int    `json:"status"`
 	// Previous is the SHA-256 of the record before, in hexadecimal; empty in the first.
 	Previous string `json:"prev"`
 }

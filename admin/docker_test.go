@@ -97,7 +97,7 @@ func TestServer_SpeaksWithDockerOverMutualTLS(t *testing.T) {
 		t.Errorf("got %q, %v", out, err)
 	}
 	got := records(t, path)
-	if len(got) != 2 || got[0].Object != "v-operator" || got[0].Principal != "alice" || got[1].Decision != "deny" {
+	if len(got) != 2 || got[0].Object != "v-operator" || got[0].Principal != "alice" || got[1].Decision != "deny" || len(got[0].Body) != 64 || got[1].Body != "" {
 		t.Errorf("got %+v", got)
 	}
 }

@@ -127,6 +127,9 @@ func (m *Mux) guard(route Route) http.Handler {
 		}
 		if !route.Stream && r.Body != nil {
 			r.Body = http.MaxBytesReader(w, r.Body, MaxBody)
+			if rec, ok := w.(*recorder); ok {
+				r.Body = tee{r.Body, rec}
+			}
 		}
 		route.Handler.ServeHTTP(w, r)
 	})

@@ -306,3 +306,22 @@ func TestMux_RecordsHijackedAndFlushedReplies(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 }
+
+func TestHealth_SaysWhatIsMissing(t *testing.T) {
+	audit, _ := openAudit(t)
+	var missing error
+	m := newMux(t, audit, admin.Health(func() error { return missing }))
+	ctx := admin.WithPrincipal(t.Context(), admin.Principal{Role: admin.Viewer})
+	for _, tt := range []struct {
+		err    error
+		status int
+		body   string
+	}{{nil, 200, "ready\n"}, {errors.New("no leader"), 503, `{"message":"no leader"}` + "\n"}} {
+		missing = tt.err
+		w := httptest.NewRecorder()
+		m.ServeHTTP(w, httptest.NewRequestWithContext(ctx, "GET", "/skep/health", nil))
+		if w.Code != tt.status || w.Body.String() != tt.body {
+			t.Errorf("got %d %q", w.Code, w.Body)
+		}
+	}
+}

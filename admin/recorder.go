@@ -4,7 +4,11 @@ import (
 	"bufio"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"hash"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -40,6 +44,23 @@ type recorder struct {
 	line    Record
 	settled bool
 	err     error // of the audit; the reply then says so instead of the handler's
+	body    hash.Hash
+	read    bool // whether body was given anything
+}
+
+// tee passes a body on and remembers what it was.
+type tee struct {
+	io.ReadCloser
+	rec *recorder
+}
+
+func (t tee) Read(p []byte) (int, error) {
+	n, err := t.ReadCloser.Read(p)
+	t.rec.mu.Lock()
+	defer t.rec.mu.Unlock()
+	t.rec.body.Write(p[:n])
+	t.rec.read = t.rec.read || n > 0
+	return n, err
 }
 
 func (m *Mux) record(w http.ResponseWriter, r *http.Request, caller Principal, params []string) *recorder {
@@ -47,7 +68,7 @@ func (m *Mux) record(w http.ResponseWriter, r *http.Request, caller Principal, p
 	for i, name := range params {
 		values[i] = r.PathValue(name)
 	}
-	return &recorder{ResponseWriter: w, mux: m, line: Record{
+	return &recorder{ResponseWriter: w, mux: m, body: sha256.New(), line: Record{
 		Time: time.Now(), Request: rand.Text(), Decision: "allow",
 		Principal: clip(caller.Name), Transport: caller.Transport, Detail: clip(caller.Detail), Role: caller.Role.String(),
 		Pattern: r.Pattern, Object: clip(strings.Join(values, "/")), Query: clip(r.URL.RawQuery),
@@ -64,6 +85,9 @@ func (rec *recorder) settle(status int) error {
 	}
 	rec.settled = true
 	rec.line.Status = status
+	if rec.read {
+		rec.line.Body = hex.EncodeToString(rec.body.Sum(nil))
+	}
 	if err := rec.mux.audit.Append(rec.line); err != nil {
 		rec.err = fmt.Errorf("write audit record: %w", err)
 		rec.mux.logger.Error("lost audit record", "pattern", rec.line.Pattern, "principal", rec.line.Principal, "err", err)

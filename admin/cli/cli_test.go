@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -313,5 +314,38 @@ func TestRun_StatusOfANodeInNoSwarm(t *testing.T) {
 	got := run(t, cli.Config{}, "status")
 	if got.code != 0 || !strings.Contains(got.out, "SWARM       inactive\n") || !strings.Contains(got.out, "skep swarm init") {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// TestRun_MisuseEndsAsWithTheRealClient compares with the docker client of the
+// machine, in its exit code and, but for the name, in its words.
+func TestRun_MisuseEndsAsWithTheRealClient(t *testing.T) {
+	docker, err := exec.LookPath("docker")
+	if err != nil {
+		t.Skip("no docker client on this machine")
+	}
+	is, err := exec.CommandContext(t.Context(), docker, "--version").Output()
+	if err != nil || !strings.Contains(string(is), "version 28.") && !strings.Contains(string(is), "version 29.") {
+		t.Skipf("older clients say other things: %s %v", is, err)
+	}
+	t.Setenv("DOCKER_HOST", "unix:///nonexistent/skep.sock")
+	name := strings.NewReplacer("docker", "X", "Docker", "X", "skep", "X", "Skep", "X")
+	for _, line := range []string{
+		"service create", "service create --replicas x img", "service create --nope img", "service", "nope", "service nope", "run",
+		"run --memory xx img", "swarm join", "node ls x", "stack deploy", "exec", "--nope", "secret create a /nonexistent",
+		"container rm", "logs", "network create", "service update --replicas -1 x", "config rm", "swarm update x", "stack ps",
+	} {
+		args := strings.Fields(line)
+		cmd := exec.CommandContext(t.Context(), docker, args...)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		_ = cmd.Run()
+		got := run(t, cli.Config{}, args...)
+		if got.code != cmd.ProcessState.ExitCode() {
+			t.Errorf("%s: got %d, docker %d", line, got.code, cmd.ProcessState.ExitCode())
+		}
+		if diff := cmp.Diff(name.Replace(stderr.String()), name.Replace(got.stderr)); diff != "" {
+			t.Errorf("%s: %s", line, diff)
+		}
 	}
 }
