@@ -41,9 +41,7 @@ func (s *Store) List(ctx context.Context) ([]image.Summary, error) {
 			Labels:     img.config.Config.Labels,
 			Size:       s.size(img),
 			Containers: int64(len(s.config.InUse(img.id()))),
-		}
-		if img.config.Created != nil {
-			summary.Created = img.config.Created.Unix()
+			Created:    stamp(img.config.Created),
 		}
 		for d := range unique(img.config.RootFS.DiffIDs) {
 			if shared[d] > 1 {
@@ -53,6 +51,15 @@ func (s *Store) List(ctx context.Context) ([]image.Summary, error) {
 		list = append(list, summary)
 	}
 	return list, nil
+}
+
+// stamp is a time as the API has it; clients print one that is not known as N/A
+// only if it is that of the zero time.
+func stamp(t *time.Time) int64 {
+	if t == nil {
+		return time.Time{}.Unix()
+	}
+	return t.Unix()
 }
 
 func unique(ds []digest.Digest) map[digest.Digest]bool {
@@ -174,10 +181,7 @@ func (s *Store) History(_ context.Context, ref string) ([]image.HistoryResponseI
 	items := []image.HistoryResponseItem{}
 	layers := img.config.RootFS.DiffIDs
 	for _, h := range img.config.History {
-		item := image.HistoryResponseItem{ID: "<missing>", CreatedBy: h.CreatedBy, Comment: h.Comment}
-		if h.Created != nil {
-			item.Created = h.Created.Unix()
-		}
+		item := image.HistoryResponseItem{ID: "<missing>", Created: stamp(h.Created), CreatedBy: h.CreatedBy, Comment: h.Comment}
 		if !h.EmptyLayer && len(layers) > 0 {
 			item.Size = s.layerSize(layers[0])
 			layers = layers[1:]
@@ -185,7 +189,7 @@ func (s *Store) History(_ context.Context, ref string) ([]image.HistoryResponseI
 		items = append(items, item)
 	}
 	for _, d := range layers { // that the history does not mention
-		items = append(items, image.HistoryResponseItem{ID: "<missing>", Size: s.layerSize(d)})
+		items = append(items, image.HistoryResponseItem{ID: "<missing>", Created: stamp(nil), Size: s.layerSize(d)})
 	}
 	slices.Reverse(items)
 	if len(items) > 0 {

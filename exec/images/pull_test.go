@@ -2,7 +2,6 @@ package images_test
 
 import (
 	"context"
-	"crypto/subtle"
 	"errors"
 	"net/http"
 	"runtime"
@@ -17,7 +16,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/moby/moby/api/types/jsonstream"
-	"github.com/moby/moby/api/types/registry"
 
 	"skep/exec/images"
 	registries "skep/exec/registry"
@@ -133,62 +131,6 @@ func TestPull_ExplainsWhatIsMissing(t *testing.T) {
 	}
 	if _, err := n.Rootfs(t.Context(), "nope"); err == nil || err.Error() != "No such image: nope:latest" {
 		t.Errorf("rootfs of what is not there: %v", err)
-	}
-}
-
-// withBasic asks for a user and a password.
-func withBasic(user, password string) func(http.Handler) http.Handler {
-	return func(h http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			u, p, _ := r.BasicAuth()
-			if u != user || subtle.ConstantTimeCompare([]byte(p), []byte(password)) != 1 {
-				w.Header().Set("WWW-Authenticate", `Basic realm="test"`)
-				w.WriteHeader(http.StatusUnauthorized)
-				return
-			}
-			h.ServeHTTP(w, r)
-		})
-	}
-}
-
-func TestCredentials(t *testing.T) {
-	var locked atomic.Bool
-	host := serve(t, func(h http.Handler) http.Handler {
-		guarded := withBasic("u", "p")(h)
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if locked.Load() {
-				guarded.ServeHTTP(w, r)
-				return
-			}
-			h.ServeHTTP(w, r)
-		})
-	})
-	push(t, host+"/app:1", image(t, runtime.GOARCH, layer(t, file{name: "a"})))
-	locked.Store(true)
-
-	good := registry.AuthConfig{Username: "u", Password: "p", ServerAddress: host}
-	bad := registry.AuthConfig{Username: "u", Password: "wrong", ServerAddress: host}
-	n := open(t)
-	resp, err := n.Login(t.Context(), good)
-	if err != nil || resp.Status != "Login Succeeded" {
-		t.Errorf("login: %v, %v", resp, err)
-	}
-	if _, err := n.Login(t.Context(), bad); !errors.Is(err, errdefs.ErrUnauthenticated) {
-		t.Errorf("login with a wrong password: %v", err)
-	}
-	for _, auth := range []*registry.AuthConfig{nil, {}, &bad} {
-		if err := n.Pull(t.Context(), host+"/app:1", "", auth, nil); err == nil || !strings.HasPrefix(err.Error(), "pull access denied") {
-			t.Errorf("pull with %+v: %v", auth, err)
-		}
-	}
-	if err := n.Pull(t.Context(), host+"/app:1", "", &good, nil); err != nil {
-		t.Errorf("pull with credentials: %v", err)
-	}
-	m := open(t, func(c *images.Config) {
-		c.Registries = []registries.Host{{Host: host, Username: "u", Password: "p"}}
-	})
-	if err := m.Pull(t.Context(), host+"/app:1", "", &registry.AuthConfig{}, nil); err != nil {
-		t.Errorf("pull with the node file's credentials: %v", err)
 	}
 }
 

@@ -55,7 +55,7 @@ func New(c Config) *Client {
 	for _, h := range c.Hosts {
 		hosts[h.Host] = h
 	}
-	return &Client{hosts: hosts, base: &guard{next: transportOf(c.Transport)}}
+	return &Client{hosts: hosts, base: transport.NewUserAgent(&guard{next: transportOf(c.Transport)}, "skep")}
 }
 
 // Repository is one repository of a registry, and of its mirrors.
