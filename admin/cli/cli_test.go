@@ -349,3 +349,31 @@ func TestRun_MisuseEndsAsWithTheRealClient(t *testing.T) {
 		}
 	}
 }
+
+func TestRun_SpeaksWithTheNodeOfThisMachineUnlessToldOtherwise(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte(`{"currentContext": "docker-desktop"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	inspect := []string{"context", "inspect", "--format", "{{.Name}} {{.Endpoints.docker.Host}}"}
+	for _, tt := range []struct {
+		env, flag []string
+		want      string
+	}{
+		{nil, nil, "default " + cli.DefaultHost},
+		{nil, []string{"--context", "default"}, "default " + cli.DefaultHost},
+		{nil, []string{"-H", "tcp://10.0.0.1:2376"}, "default tcp://10.0.0.1:2376"},
+		{[]string{"DOCKER_HOST", "unix:///x"}, nil, "default unix:///x"},
+		{[]string{"DOCKER_CONTEXT", "default"}, nil, "default " + cli.DefaultHost},
+	} {
+		t.Setenv("DOCKER_HOST", "")
+		t.Setenv("DOCKER_CONTEXT", "")
+		if tt.env != nil {
+			t.Setenv(tt.env[0], tt.env[1])
+		}
+		args := append(append([]string{"--config", dir}, tt.flag...), inspect...)
+		if got := run(t, cli.Config{}, args...); strings.TrimSpace(got.out) != tt.want || got.code != 0 {
+			t.Errorf("%v %v: got %+v", tt.env, tt.flag, got)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"slices"
@@ -94,11 +95,10 @@ func chooseHost(opts *flags.ClientOptions) {
 	if len(opts.Hosts) > 0 || os.Getenv(client.EnvOverrideHost) != "" {
 		return
 	}
-	switch {
-	case opts.Context == command.DefaultContextName:
-		opts.Context = ""
-	case opts.Context != "" || os.Getenv(command.EnvOverrideContext) != "":
+	chosen := cmp.Or(opts.Context, os.Getenv(command.EnvOverrideContext), command.DefaultContextName)
+	if chosen != command.DefaultContextName {
 		return
 	}
+	opts.Context = ""
 	opts.Hosts = []string{DefaultHost}
 }
