@@ -267,6 +267,9 @@ func (p *puller) layer(ctx context.Context, diffID digest.Digest, desc ocispec.D
 		p.tell.status(id, "Pull complete")
 		return nil
 	}
+	if desc.Size > p.s.config.Limits.Bytes {
+		return badImage("layer %s is larger than %d bytes", id, p.s.config.Limits.Bytes)
+	}
 	bar := p.tell.bar(id, "Downloading", desc.Size)
 	bar.last = "Download complete"
 	err := p.s.unpackStream(ctx, diffID, desc, func(ctx context.Context) (io.ReadCloser, error) {

@@ -1,6 +1,7 @@
 package images_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/http"
@@ -102,6 +103,17 @@ func TestPull_ChoosesThePlatform(t *testing.T) {
 			t.Errorf("platform %q: arch holds %q, want %q", tt.platform, got, tt.want)
 		}
 		fs.Release()
+	}
+	var b bytes.Buffer
+	if err := n.Save(t.Context(), []string{host + "/multi"}, &b); err != nil {
+		t.Fatal(err)
+	}
+	m := open(t)
+	if err := m.Load(t.Context(), &b, nil); err != nil {
+		t.Fatal(err)
+	}
+	if !m.Has(host + "/multi@" + digestOf(t, index)) {
+		t.Error("the saved image lost the digest of its index")
 	}
 	list, err := n.List(t.Context())
 	if err != nil || len(list) != 2 {

@@ -76,6 +76,7 @@ type document struct {
 	body      []byte
 	manifest  ocispec.Manifest
 	diffIDs   []digest.Digest
+	own       bool // body is the image's own manifest
 }
 
 // document prepares an image to leave the store. The manifest is the image's
@@ -102,7 +103,7 @@ func (s *Store) document(ctx context.Context, rec record) (document, error) {
 	if d.mediaType = d.manifest.MediaType; d.mediaType == "" {
 		d.mediaType = ocispec.MediaTypeImageManifest
 	}
-	if !changed {
+	if d.own = !changed; d.own {
 		d.body, err = s.blobs.Bytes(rec.Manifest, maxDocument)
 		return d, err
 	}

@@ -137,11 +137,14 @@ func conflict(rec record, key string, keys []string, users []User, last, force b
 		}
 	}
 	if key == "" && !force {
-		repos := map[string]bool{}
+		repos, tags := map[string]bool{}, 0
 		for _, k := range keys {
 			repos[repository(k)] = true
+			if !strings.Contains(k, "@") {
+				tags++
+			}
 		}
-		if len(repos) > 1 {
+		if len(repos) > 1 || tags > 1 { // docker's text does not tell them apart
 			return object.Errorf(errdefs.ErrConflict,
 				"conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories", short)
 		}

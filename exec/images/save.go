@@ -38,13 +38,13 @@ func (s *Store) Save(ctx context.Context, refs []string, w io.Writer) error {
 			return err
 		}
 		docs[i] = doc
-		lease.Hold(doc.manifest.Config.Digest)
+		lease.Hold(p.Target.Digest, doc.manifest.Config.Digest)
 		for _, l := range doc.manifest.Layers {
 			lease.Hold(l.Digest)
 		}
 	}
 	for i, p := range picked {
-		if err := sv.image(docs[i], p.keys); err != nil {
+		if err := sv.image(p, docs[i]); err != nil {
 			return err
 		}
 	}
@@ -97,27 +97,33 @@ type saver struct {
 }
 
 // image writes the blobs of an image and notes it under its names.
-func (sv *saver) image(doc document, keys []string) error {
+func (sv *saver) image(p loaded, doc document) error {
 	entry := dockerEntry{Config: blobName(doc.manifest.Config.Digest), Layers: []string{}}
-	for _, d := range append([]ocispec.Descriptor{doc.manifest.Config}, doc.manifest.Layers...) {
-		if err := sv.blob(d.Digest); err != nil {
-			return err
-		}
+	if err := sv.blob(doc.manifest.Config.Digest); err != nil {
+		return err
 	}
 	for _, l := range doc.manifest.Layers {
+		if err := sv.blob(l.Digest); err != nil {
+			return err
+		}
 		entry.Layers = append(entry.Layers, blobName(l.Digest))
 	}
 	desc := ocispec.Descriptor{MediaType: doc.mediaType, Digest: digest.FromBytes(doc.body), Size: int64(len(doc.body))}
-	if !sv.written[desc.Digest] {
-		sv.written[desc.Digest] = true
-		if err := sv.file(blobName(desc.Digest), doc.body); err != nil {
+	if err := sv.document(desc.Digest, doc.body); err != nil {
+		return err
+	}
+	if doc.own && p.Target.Digest != desc.Digest {
+		// The index goes along, though not all that it names: the image keeps
+		// the digest that services are pinned to.
+		desc = p.Target
+		if err := sv.blob(desc.Digest); err != nil {
 			return err
 		}
 	}
-	if len(keys) == 0 {
+	if len(p.keys) == 0 {
 		sv.index = append(sv.index, desc)
 	}
-	for _, key := range keys {
+	for _, key := range p.keys {
 		entry.RepoTags = append(entry.RepoTags, familiar(key))
 		d := desc
 		d.Annotations = map[string]string{
@@ -128,6 +134,15 @@ func (sv *saver) image(doc document, keys []string) error {
 	}
 	sv.docker = append(sv.docker, entry)
 	return nil
+}
+
+// document writes a blob that need not be in the store, once.
+func (sv *saver) document(d digest.Digest, body []byte) error {
+	if sv.written[d] {
+		return nil
+	}
+	sv.written[d] = true
+	return sv.file(blobName(d), body)
 }
 
 func blobName(d digest.Digest) string { return "blobs/sha256/" + d.Encoded() }

@@ -92,8 +92,10 @@ func BenchmarkUnpack(b *testing.B) {
 	needRoot(b)
 	plain, gz := generated(b)
 	size := int64(0)
+	var ids []digest.Digest
 	for _, p := range plain {
 		size += int64(len(p))
+		ids = append(ids, digest.FromBytes(p))
 	}
 	dir := b.TempDir()
 	measure := func(name string, work func(b *testing.B, mnt string)) {
@@ -119,9 +121,8 @@ func BenchmarkUnpack(b *testing.B) {
 			group, ctx := errgroup.WithContext(context.Background())
 			group.SetLimit(n)
 			for i := range gz {
-				d := digest.FromBytes(plain[i])
 				group.Go(func() error {
-					return s.Unpack(ctx, d, "", func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(gz[i])), nil })
+					return s.Unpack(ctx, ids[i], "", func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(gz[i])), nil })
 				})
 			}
 			if err := group.Wait(); err != nil {
