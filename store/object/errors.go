@@ -1,6 +1,7 @@
 package object
 
 import (
+	"errors"
 	"fmt"
 )
 
@@ -30,3 +31,7 @@ func (e *ExitError) Error() string {
 }
 
 func (e *ExitError) Unwrap() error { return e.Cause }
+
+// ErrTemporary marks an error of a task's runtime that may pass: the agent
+// tries again instead of giving the task up.
+var ErrTemporary = errors.New("temporary error")

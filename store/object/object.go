@@ -95,6 +95,8 @@ type Task struct {
 	Status       swarm.TaskStatus
 	// AppliedAt is when a manager last wrote Status, by the manager's clock.
 	AppliedAt int64 // Unix nanoseconds
+	// RunningSince is when a manager first saw the task running; 0 if never.
+	RunningSince int64 // Unix nanoseconds
 	// Ports are the service's published ports, with those chosen by the allocator.
 	Ports []swarm.PortConfig
 	// NotBefore is when the restart supervisor lets the task run; 0 means at once.
