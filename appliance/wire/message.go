@@ -1,0 +1,202 @@
+package wire
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/fxamacker/cbor/v2"
+	"github.com/moby/moby/api/types/swarm"
+
+	"skep/store/object"
+)
+
+// Protocol is the version of the protocol that this package speaks.
+const Protocol = 1
+
+// Message is what one frame holds.
+//
+// Invariant: exactly one field is set.
+type Message struct {
+	Hello       *Hello       `cbor:"1,keyasint,omitempty"`
+	Welcome     *Welcome     `cbor:"2,keyasint,omitempty"`
+	Refusal     *Refusal     `cbor:"3,keyasint,omitempty"`
+	Beat        *Beat        `cbor:"4,keyasint,omitempty"`
+	Assignments *Assignments `cbor:"5,keyasint,omitempty"`
+	Statuses    *Statuses    `cbor:"6,keyasint,omitempty"`
+	Acknowledge *Acknowledge `cbor:"7,keyasint,omitempty"`
+	Describe    *Describe    `cbor:"8,keyasint,omitempty"`
+}
+
+// Hello opens a session.
+type Hello struct {
+	Protocol    int
+	Description swarm.NodeDescription
+}
+
+// Welcome is the answer to a Hello.
+type Welcome struct {
+	Session string
+	Period  time.Duration // of the first beat
+}
+
+// Refusal ends a session and says why.
+type Refusal struct {
+	Kind Kind
+	Text string
+}
+
+// Beat says that a side is alive. From the manager it holds the time until the
+// next beat is due.
+type Beat struct{ Period time.Duration }
+
+// Describe says that the node has changed.
+type Describe struct{ Description swarm.NodeDescription }
+
+// Acknowledge says that a set of assignments is stored on the node (ResultsIn)
+// or that statuses are in the swarm's store (Statuses).
+type Acknowledge struct {
+	ResultsIn string
+	Statuses  uint64
+}
+
+// Statuses are how far the node's tasks are.
+type Statuses struct {
+	Sequence uint64
+	Tasks    []TaskStatus
+}
+
+// TaskStatus is how far a task is.
+type TaskStatus struct {
+	ID     string
+	Status swarm.TaskStatus
+}
+
+// Assignments is what a node is to do: everything (Complete) or what changed.
+//
+// Invariant: an incremental set applies to the node's state only if AppliesTo
+// is the ResultsIn of the set before. A set is in force when its last part,
+// the one without More, is there.
+type Assignments struct {
+	Complete  bool
+	AppliesTo string
+	ResultsIn string
+	More      bool
+	Items     []Item
+}
+
+// Item is one object of a set: a task, or what tasks refer to. Without Data it
+// is to be forgotten.
+type Item struct {
+	Kind object.Kind
+	Key  string
+	Data cbor.RawMessage `cbor:",omitempty"`
+}
+
+// Kind says what sort of refusal it is.
+type Kind string
+
+// The kinds of refusals.
+const (
+	NotFound    Kind = "not found"
+	Exhausted   Kind = "resource exhausted"
+	Unavailable Kind = "unavailable"
+	Invalid     Kind = "invalid"
+	Denied      Kind = "permission denied"
+)
+
+// Error is the refusal as an error of its kind.
+func (r *Refusal) Error() string { return r.Text }
+
+// Unwrap makes the refusal an error of containerd's kinds.
+func (r *Refusal) Unwrap() error {
+	switch r.Kind {
+	case NotFound:
+		return errdefs.ErrNotFound
+	case Exhausted:
+		return errdefs.ErrResourceExhausted
+	case Unavailable:
+		return errdefs.ErrUnavailable
+	case Invalid:
+		return errdefs.ErrInvalidArgument
+	case Denied:
+		return errdefs.ErrPermissionDenied
+	default:
+		return errdefs.ErrUnknown
+	}
+}
+
+// Refuse makes an error a refusal: only its kind and text cross the wire.
+func Refuse(err error) *Refusal {
+	r := &Refusal{Kind: Unavailable, Text: err.Error()}
+	switch {
+	case errdefs.IsNotFound(err):
+		r.Kind = NotFound
+	case errdefs.IsResourceExhausted(err):
+		r.Kind = Exhausted
+	case errdefs.IsInvalidArgument(err):
+		r.Kind = Invalid
+	case errdefs.IsPermissionDenied(err):
+		r.Kind = Denied
+	}
+	return r
+}
+
+var errParts = errors.New("message does not have exactly one part")
+
+func (m *Message) check() error {
+	set := 0
+	for _, f := range reflect.ValueOf(m).Elem().Fields() {
+		if !f.IsNil() {
+			set++
+		}
+	}
+	if set != 1 {
+		return errParts
+	}
+	return nil
+}
+
+// Pack makes an item of an object.
+func Pack(o object.Object) (Item, error) {
+	data, err := object.Encode(o)
+	if err != nil {
+		return Item{}, fmt.Errorf("encode %s %s: %w", o.Kind(), o.Key(), err)
+	}
+	return Item{Kind: o.Kind(), Key: o.Key(), Data: data}, nil
+}
+
+// Unpack is the object in an item.
+func (i Item) Unpack() (object.Object, error) {
+	o := object.New(i.Kind)
+	if o == nil {
+		return nil, fmt.Errorf("decode assignment: kind %q is not known", i.Kind)
+	}
+	if err := object.Decode(i.Data, o); err != nil {
+		return nil, fmt.Errorf("decode %s %s: %w", i.Kind, i.Key, err)
+	}
+	if o.Key() != i.Key {
+		return nil, fmt.Errorf("decode %s %s: it is %s", i.Kind, i.Key, o.Key())
+	}
+	return o, nil
+}
+
+// Parts cuts a set into messages whose frames are small enough.
+func (a *Assignments) Parts() []*Assignments {
+	const room = MaxFrame - 4096
+	var parts []*Assignments
+	part, size := &Assignments{Complete: a.Complete, AppliesTo: a.AppliesTo, ResultsIn: a.ResultsIn}, 0
+	for _, i := range a.Items {
+		n := len(i.Data) + len(i.Key) + 64
+		if size+n > room && len(part.Items) > 0 {
+			part.More = true
+			parts = append(parts, part)
+			part, size = &Assignments{Complete: a.Complete, AppliesTo: a.AppliesTo, ResultsIn: a.ResultsIn}, 0
+		}
+		part.Items = append(part.Items, i)
+		size += n
+	}
+	return append(parts, part)
+}
