@@ -1,0 +1,170 @@
+package dispatcher
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/moby/moby/api/types/swarm"
+
+	"skep/appliance/wire"
+	"skep/store"
+	"skep/store/object"
+)
+
+// batch is the most objects that are written at once.
+const batch = 512
+
+// report is what is to be written about a node and its tasks.
+type report struct {
+	node string
+	// state, message, address and description, if not empty, are the node's.
+	state       swarm.NodeState
+	message     string
+	address     string
+	description *swarm.NodeDescription
+	tasks       []wire.TaskStatus
+	// done, if not nil, is called once the report is written.
+	done func()
+}
+
+// report queues a report. Whatever comes while one write is under way goes
+// into the next: the busier the store, the larger the writes.
+func (t *term) report(r report) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.reports = append(t.reports, r)
+	signal(t.wakeup)
+}
+
+// write writes the reports, in order.
+func (t *term) write(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.wakeup:
+		}
+		t.mu.Lock()
+		reports := t.reports
+		t.reports = nil
+		t.mu.Unlock()
+		for len(reports) > 0 {
+			n, size := 0, 0
+			for n < len(reports) && (n == 0 || size+len(reports[n].tasks) < batch) {
+				size += 1 + len(reports[n].tasks)
+				n++
+			}
+			if err := t.commit(ctx, reports[:n]); err != nil {
+				return err
+			}
+			for _, r := range reports[:n] {
+				if r.done != nil {
+					r.done()
+				}
+			}
+			reports = reports[n:]
+		}
+	}
+}
+
+func (t *term) commit(ctx context.Context, reports []report) error {
+	for {
+		snap := t.cfg.Store.Snapshot()
+		tx := store.Begin(snap)
+		for _, o := range merge(snap, reports, time.Now()) {
+			tx.Update(o)
+		}
+		if tx.Empty() {
+			return nil
+		}
+		_, err := t.cfg.Store.Propose(ctx, tx)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, store.ErrSequence) {
+			return fmt.Errorf("write reports of nodes: %w", err)
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+}
+
+// merge is what the reports change: the nodes and tasks as they are to be.
+func merge(snap *store.Snapshot, reports []report, now time.Time) (out []object.Object) {
+	nodes := map[string]*object.Node{}
+	tasks := map[string]*object.Task{}
+	for _, r := range reports {
+		if r.state != "" || r.description != nil {
+			if next := mergeNode(snap, nodes[r.node], r); next != nil {
+				if nodes[r.node] == nil {
+					out = append(out, next)
+				}
+				nodes[r.node] = next
+			}
+		}
+		for _, s := range r.tasks {
+			task, fresh := tasks[s.ID], false
+			if task == nil {
+				stored, ok := snap.Tasks.Get(s.ID)
+				if !ok || stored.NodeID != r.node { // a node tells of its own tasks only
+					continue
+				}
+				task, fresh = stored.Clone().(*object.Task), true
+			}
+			if !advances(task.Status, s.Status) {
+				continue
+			}
+			if fresh {
+				tasks[s.ID] = task
+				out = append(out, task)
+			}
+			task.Status = s.Status
+			task.AppliedAt = now.UnixNano()
+			if s.Status.State == swarm.TaskStateRunning && task.RunningSince == 0 {
+				task.RunningSince = task.AppliedAt
+			}
+		}
+	}
+	return out
+}
+
+// mergeNode is the node after a report, or nil if that says nothing new. The
+// copy next is changed in place if there is one already.
+func mergeNode(snap *store.Snapshot, next *object.Node, r report) *object.Node {
+	if next == nil {
+		n, ok := snap.Nodes.Get(r.node)
+		if !ok {
+			return nil
+		}
+		next = n.Clone().(*object.Node)
+		defer func(was *object.Node) {
+			if reflect.DeepEqual(was, next) {
+				next = nil
+			}
+		}(n)
+	}
+	if r.state != "" {
+		next.Status.State, next.Status.Message = r.state, r.message
+	}
+	if r.address != "" {
+		next.Status.Addr = r.address
+	}
+	if r.description != nil {
+		next.Description = *r.description
+	}
+	return next
+}
+
+// advances reports whether a node's word on a task is news. A state that lies
+// behind the stored one, or that only a manager gives, is not.
+func advances(have, told swarm.TaskStatus) bool {
+	was, is := object.Rank(have.State), object.Rank(told.State)
+	if is < object.Rank(swarm.TaskStateAssigned) || is > object.Rank(swarm.TaskStateRejected) || is < was {
+		return false
+	}
+	return is > was || (!object.Ended(have.State) && !reflect.DeepEqual(have, told))
+}

@@ -1,0 +1,202 @@
+package dispatcher
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/swarm"
+	"golang.org/x/sync/errgroup"
+
+	"skep/appliance/wire"
+	"skep/store/object"
+)
+
+// session is one connection of one node.
+type session struct {
+	node     string
+	conn     *wire.Conn
+	replaced chan struct{} // closed when another session takes over
+	news     chan struct{} // size 1: there is something in out
+
+	mu  sync.Mutex
+	out outbox // guarded by mu
+}
+
+// outbox is what is to be sent.
+type outbox struct {
+	beat, assign bool
+	acknowledge  uint64 // statuses up to this are stored; 0 is none
+	// unanswered: the node has not yet stored the last assignments.
+	unanswered bool
+	refuse     error // ends the session
+}
+
+var (
+	errReplaced = errors.New("another session took over")
+	errTermOver = errors.New("this manager no longer leads")
+)
+
+func (s *session) poke(change func(*outbox)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.out)
+	signal(s.news)
+}
+
+// take is what is to be sent now.
+func (s *session) take() outbox {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.out
+	s.out = outbox{unanswered: o.unanswered}
+	if o.unanswered {
+		s.out.assign = o.assign
+		o.assign = false
+	} else if o.assign {
+		s.out.unanswered = true
+	}
+	return o
+}
+
+func (t *term) serve(ctx context.Context, conn net.Conn, node string) error {
+	s := &session{
+		node:     node,
+		conn:     wire.NewConn(conn),
+		replaced: make(chan struct{}),
+		news:     make(chan struct{}, 1),
+	}
+	m, err := s.conn.Receive(timeout)
+	if err != nil {
+		return ended(err)
+	}
+	switch {
+	case m.Hello == nil:
+		err = object.Errorf(errdefs.ErrInvalidArgument, "session of node %s does not begin with a hello", node)
+	case m.Hello.Protocol != wire.Protocol:
+		err = object.Errorf(errdefs.ErrInvalidArgument, "node %s speaks protocol %d, this manager %d", node, m.Hello.Protocol, wire.Protocol)
+	default:
+		err = t.register(s, time.Now())
+	}
+	if err != nil {
+		return errors.Join(err, s.conn.Send(&wire.Message{Refusal: wire.Refuse(err)}, timeout))
+	}
+	defer t.unregister(s)
+	t.cfg.Logger.Info("node registered", "node", node)
+	t.report(report{node: node, state: swarm.NodeStateReady, address: address(conn), description: &m.Hello.Description})
+	s.out.assign = true
+	signal(s.news)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return t.listen(s) })
+	g.Go(func() error {
+		// Closing is what ends the listening.
+		defer conn.Close()
+		return t.talk(ctx, s)
+	})
+	err = ended(g.Wait())
+	t.cfg.Logger.Info("session ended", "node", node, "err", err)
+	return err
+}
+
+// ended makes the ends that are nobody's fault no errors.
+func ended(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, errReplaced) || errors.Is(err, errTermOver) {
+		return nil
+	}
+	return err
+}
+
+// address is where a node speaks from, if that is on a network.
+func address(conn net.Conn) string {
+	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+		return a.IP.String()
+	}
+	return ""
+}
+
+// listen takes in what the node says.
+func (t *term) listen(s *session) error {
+	patience := missed * (period + jitter)
+	for {
+		m, err := s.conn.Receive(patience)
+		if err != nil {
+			return err
+		}
+		switch {
+		case m.Beat != nil:
+			s.poke(func(o *outbox) { o.beat = true })
+		case m.Describe != nil:
+			t.report(report{node: s.node, description: &m.Describe.Description})
+		case m.Acknowledge != nil:
+			s.poke(func(o *outbox) { o.unanswered = false })
+		case m.Statuses != nil:
+			seq := m.Statuses.Sequence
+			t.report(report{node: s.node, tasks: m.Statuses.Tasks, done: func() {
+				s.poke(func(o *outbox) { o.acknowledge = max(o.acknowledge, seq) })
+			}})
+		default:
+			return object.Errorf(errdefs.ErrInvalidArgument, "node %s sent what only managers send", s.node)
+		}
+	}
+}
+
+// talk sends the node what it is to know.
+func (t *term) talk(ctx context.Context, s *session) error {
+	welcome := &wire.Welcome{Session: object.NewID(), Period: nextPeriod()}
+	if err := s.conn.Send(&wire.Message{Welcome: welcome}, timeout); err != nil {
+		return err
+	}
+	sent := &sent{items: map[item]int{}}
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-t.ended:
+			return errTermOver
+		case <-s.replaced:
+			return errReplaced
+		case <-s.news:
+		}
+		o := s.take()
+		if o.refuse != nil {
+			return errors.Join(o.refuse, s.conn.Send(&wire.Message{Refusal: wire.Refuse(o.refuse)}, timeout))
+		}
+		if o.beat {
+			next := nextPeriod()
+			t.alive(s, time.Now().Add(missed*next))
+			if err := s.conn.Send(&wire.Message{Beat: &wire.Beat{Period: next}}, timeout); err != nil {
+				return err
+			}
+		}
+		if o.acknowledge > 0 {
+			if err := s.conn.Send(&wire.Message{Acknowledge: &wire.Acknowledge{Statuses: o.acknowledge}}, timeout); err != nil {
+				return err
+			}
+		}
+		if !o.assign {
+			continue
+		}
+		set, err := sent.next(t.cfg.Store.Snapshot(), s.node)
+		if err != nil {
+			return err
+		}
+		if set == nil {
+			s.poke(func(o *outbox) { o.unanswered = false })
+			continue
+		}
+		for _, part := range set.Parts() {
+			if err := s.conn.Send(&wire.Message{Assignments: part}, timeout); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func version(n uint64) string { return strconv.FormatUint(n, 10) }

@@ -1,0 +1,113 @@
+// Package manager runs what only the manager that leads does: the loops that
+// turn services into tasks on nodes, and the dispatcher that tells the nodes.
+//
+// Leading is being inside [Manager.Run]: all loops start with it, the first
+// that fails ends it, and none outlives it. The loops share nothing but the
+// store. Each looks at everything when it starts, so that whatever a former
+// leader left half done is finished.
+package manager
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/swarm"
+	"golang.org/x/sync/errgroup"
+
+	"skep/appliance/manager/allocator"
+	"skep/appliance/manager/dispatcher"
+	"skep/appliance/manager/enforcer"
+	"skep/appliance/manager/orchestrator"
+	"skep/appliance/manager/reaper"
+	"skep/appliance/manager/scheduler"
+	"skep/store"
+	"skep/store/object"
+)
+
+// Config is what a manager needs; all of it is required.
+type Config struct {
+	Store  store.Proposer
+	NodeID string // of this manager
+	Logger *slog.Logger
+}
+
+// Manager is one manager of the swarm.
+type Manager struct {
+	cfg        Config
+	dispatcher *dispatcher.Dispatcher
+}
+
+// New is a manager that does not lead yet.
+func New(cfg Config) *Manager {
+	return &Manager{
+		cfg:        cfg,
+		dispatcher: dispatcher.New(dispatcher.Config{Store: cfg.Store, Logger: cfg.Logger}),
+	}
+}
+
+// Run is one term of leadership. It returns when ctx ends or a loop fails, and
+// may be called again.
+func (m *Manager) Run(ctx context.Context) error {
+	if err := m.repair(ctx); err != nil {
+		return fmt.Errorf("begin to lead: %w", err)
+	}
+	loops := []struct {
+		name string
+		run  func(context.Context, store.Proposer) error
+	}{
+		{"orchestrator", orchestrator.Run},
+		{"allocator", allocator.Run},
+		{"scheduler", scheduler.Run},
+		{"enforcer", enforcer.Run},
+		{"reaper", reaper.Run},
+		{"dispatcher", func(ctx context.Context, _ store.Proposer) error { return m.dispatcher.Run(ctx) }},
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	for _, l := range loops {
+		g.Go(func() error {
+			if err := l.run(gctx, m.cfg.Store); err != nil {
+				return fmt.Errorf("%s: %w", l.name, err)
+			}
+			return nil
+		})
+	}
+	err := g.Wait()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// Serve holds a session with a node that the caller has identified.
+func (m *Manager) Serve(ctx context.Context, conn net.Conn, node string) error {
+	return m.dispatcher.Serve(ctx, conn, node)
+}
+
+// Dial connects an agent in the same process, as that node. It waits a little
+// for this manager to lead.
+func (m *Manager) Dial(ctx context.Context, node string) (net.Conn, error) {
+	return m.dispatcher.Dial(ctx, node)
+}
+
+// repair makes sure of what the loops take for granted: that the leader itself
+// is a node of the swarm.
+func (m *Manager) repair(ctx context.Context) error {
+	for {
+		snap := m.cfg.Store.Snapshot()
+		if _, ok := snap.Nodes.Get(m.cfg.NodeID); ok {
+			return nil
+		}
+		n := &object.Node{CertRole: swarm.NodeRoleManager}
+		n.ID = m.cfg.NodeID
+		n.Spec.Role, n.Spec.Availability = swarm.NodeRoleManager, swarm.NodeAvailabilityActive
+		n.Status.State = swarm.NodeStateUnknown
+		tx := store.Begin(snap)
+		tx.Create(n)
+		if _, err := m.cfg.Store.Propose(ctx, tx); err != nil && !errdefs.IsAlreadyExists(err) {
+			return fmt.Errorf("make this node part of the swarm: %w", err)
+		}
+	}
+}
