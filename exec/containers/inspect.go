@@ -109,13 +109,14 @@ func (e *Engine) settings(r *record) *container.NetworkSettings {
 	if err != nil || name == "" {
 		return s
 	}
-	ep := &network.EndpointSettings{NetworkID: name, EndpointID: ""}
+	ep := &network.EndpointSettings{}
 	s.Networks[name] = ep
 	at, ok := e.cfg.Networks.Attachment(r.ID)
 	if !ok {
 		return s
 	}
-	s.SandboxID, s.SandboxKey, ep.EndpointID = r.ID, at.Namespace, r.ID
+	s.SandboxID, s.SandboxKey = r.ID, at.Namespace
+	ep.NetworkID, ep.EndpointID = at.NetworkID, at.EndpointID
 	if p, err := netip.ParsePrefix(at.Address); err == nil {
 		ep.IPAddress, ep.IPPrefixLen = p.Addr(), p.Bits()
 	}

@@ -15,8 +15,10 @@ import (
 func machine() runspec.Machine {
 	var m runspec.Machine
 	for _, c := range capability.ListKnown() {
+		name := "CAP_" + strings.ToUpper(c.String())
+		m.Known = append(m.Known, name)
 		if on, err := capability.GetBound(c); err == nil && on {
-			m.Capabilities = append(m.Capabilities, "CAP_"+strings.ToUpper(c.String()))
+			m.Capabilities = append(m.Capabilities, name)
 		}
 	}
 	m.Raise = slices.Contains(m.Capabilities, "CAP_SYS_RESOURCE")

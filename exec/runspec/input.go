@@ -56,6 +56,7 @@ type Machine struct {
 	SwapLimit bool
 	// Raise says that limits of resources may be raised (CAP_SYS_RESOURCE).
 	Raise bool
-	// Capabilities are those that this process may give, as "CAP_…".
-	Capabilities []string
+	// Capabilities are those that this process may give, as "CAP_…"; Known are
+	// all that the kernel may have.
+	Capabilities, Known []string
 }

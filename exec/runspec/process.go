@@ -105,6 +105,11 @@ func (in *Input) capabilities() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, c := range add {
+		if !slices.Contains(in.Machine.Capabilities, c) {
+			return nil, object.Errorf(errdefs.ErrInvalidArgument, "invalid CapAdd: this node itself does not have capability %q", c)
+		}
+	}
 	caps := defaultCapabilities()
 	switch {
 	case addAll:
@@ -134,7 +139,7 @@ func (in *Input) named(field string, names []string) (caps []string, all bool, e
 		if len(n) < 4 || n[:4] != "CAP_" {
 			n = "CAP_" + n
 		}
-		if !slices.Contains(in.Machine.Capabilities, n) {
+		if !slices.Contains(in.Machine.Known, n) {
 			return nil, false, object.Errorf(errdefs.ErrInvalidArgument, "invalid %s: unknown capability: %q", field, n)
 		}
 		caps = append(caps, n)
