@@ -86,16 +86,8 @@ type filter struct {
 // Open recovers the attachments of an earlier process and makes the bridge and
 // the packet filter's table. Connections that go through them go on.
 func Open(ctx context.Context, c Config) (*Attach, error) {
-	a, err := open(ctx, c)
-	if err != nil {
-		return nil, fmt.Errorf("open networks: %w", err)
-	}
-	return a, nil
-}
-
-func open(ctx context.Context, c Config) (a *Attach, err error) {
 	if !regexp.MustCompile(`^[0-9a-f]{6}$`).MatchString(c.Scope) {
-		return nil, fmt.Errorf("scope %q: not six hexadecimal digits", c.Scope)
+		return nil, fmt.Errorf("open networks: scope %q: not six hexadecimal digits", c.Scope)
 	}
 	if c.Ranges == nil {
 		c.Ranges = ipam.NodeRanges()
@@ -103,46 +95,48 @@ func open(ctx context.Context, c Config) (a *Attach, err error) {
 	if c.Name == nil {
 		c.Name = func(string) string { return "" }
 	}
-	disk := records{filepath.Join(c.RunDir, "attach"), filepath.Join(c.RunDir, "netns")}
-	for _, dir := range []string{c.Dir, disk.dir, disk.namespaces} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, err
-		}
-	}
-	a = &Attach{
-		name: c.Name, log: c.Logger, scope: c.Scope, disk: disk,
+	a := &Attach{
+		name: c.Name, log: c.Logger, scope: c.Scope,
+		disk:   records{filepath.Join(c.RunDir, "attach"), filepath.Join(c.RunDir, "netns")},
 		filter: make(chan *filter, 1), unplugger: make(chan struct{}, 1),
 		ends: map[string]*record{}, busy: map[string]chan struct{}{}, ports: ingress.NewPorts(),
 	}
-	if a.link, err = link.Open(); err != nil {
-		return nil, err
+	if err := a.open(ctx, c); err != nil {
+		return nil, errors.Join(fmt.Errorf("open networks: %w", err), a.Close())
 	}
-	defer func() {
-		if err != nil {
-			a.Close()
+	return a, nil
+}
+
+func (a *Attach) open(ctx context.Context, c Config) (err error) {
+	for _, dir := range []string{c.Dir, a.disk.dir, a.disk.namespaces} {
+		if err = os.MkdirAll(dir, 0o700); err != nil {
+			return err
 		}
-	}()
+	}
+	if a.link, err = link.Open(); err != nil {
+		return err
+	}
 	f := &filter{}
 	if f.conn, err = nft.Open(); err != nil {
-		return nil, err
+		return err
 	}
 	a.filter <- f
 	a.unplugger <- struct{}{}
-	found, err := disk.load(c.Logger)
+	found, err := a.disk.load(c.Logger)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	name := "sk" + c.Scope
 	a.bridge, err = bridge.Open(ctx, bridge.Config{Dir: c.Dir, Name: name, Ranges: c.Ranges, Link: a.link, Busy: anyOnBridge(found)})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	a.local = ingress.Local{Table: "skep-" + c.Scope, Bridge: name, Subnet: a.bridge.Subnet}
 	if a.pool, err = ipam.New(a.bridge.Subnet, a.bridge.Gateway); err != nil {
-		return nil, err
+		return err
 	}
-	a.pool.Resume(disk.loadNext())
-	return a, a.recover(found)
+	a.pool.Resume(a.disk.loadNext())
+	return a.recover(ctx, found)
 }
 
 // Close leaves everything in the kernel as it is, but the ports' reservations.
@@ -235,7 +229,7 @@ func (a *Attach) publish(ctx context.Context) error {
 		if again := f.conn.Replace(next); again != nil {
 			return errors.Join(err, again)
 		}
-		a.log.Warn("replaced packet filter table", "err", err)
+		a.log.WarnContext(ctx, "replaced packet filter table", "err", err)
 	}
 	f.now = next
 	return nil

@@ -3,6 +3,7 @@
 package attach_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,12 +12,14 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/google/nftables"
 	"github.com/moby/moby/api/types/network"
 	"github.com/vishvananda/netlink"
 
@@ -506,6 +509,45 @@ func TestOpen_RefusesABadScope(t *testing.T) {
 		if _, err := attach.Open(t.Context(), c); err == nil {
 			t.Errorf("scope %q was taken", s)
 		}
+	}
+}
+
+func TestOpen_FailsWithoutAFreeSubnet(t *testing.T) {
+	_, err := attach.Open(t.Context(), attach.Config{
+		Dir: t.TempDir(), RunDir: t.TempDir(), Scope: "bbbbbb", Logger: slog.New(slog.DiscardHandler),
+		Ranges: []ipam.Range{{Base: netip.MustParsePrefix("127.0.0.0/16"), Bits: 24}},
+	})
+	if !errors.Is(err, errdefs.ErrResourceExhausted) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestOpen_TellsOfAnotherFirewall(t *testing.T) {
+	c, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy := nftables.ChainPolicyDrop
+	other := c.AddTable(&nftables.Table{Name: "other", Family: nftables.TableFamilyINet})
+	c.AddChain(&nftables.Chain{
+		Name: "fw", Table: other, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter, Policy: &policy,
+	})
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.DelTable(other)
+		if err := c.Flush(); err != nil {
+			t.Error(err)
+		}
+	})
+	n := newNode(t, "bbbbbb")
+	var log bytes.Buffer
+	n.config.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	n.restart(t)
+	if !strings.Contains(log.String(), "other fw") {
+		t.Errorf("logged: %s", log.String())
 	}
 }
 

@@ -3,6 +3,7 @@
 package attach
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 	"golang.org/x/sync/errgroup"
 
+	"skep/net/ingress"
 	"skep/net/ipam"
 	"skep/net/link"
 	"skep/store/object"
@@ -125,19 +127,12 @@ func (a *Attach) connectBridge(ctx context.Context, r *record) error {
 // reserve takes an address and ports.
 func (a *Attach) reserve(r *record) error {
 	id := r.Asked.ID
-	name := a.name(id) // may take its owner's locks: not under ours
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	ports, err := a.ports.Take(r.Asked.Ports)
-	if err != nil {
-		if name == "" {
-			name = id[:min(12, len(id))]
-		}
-		return fmt.Errorf("driver failed programming external connectivity on endpoint %s (%s): %w", name, r.Made.EndpointID, err)
+	ports, addr, err := a.takeBoth(r.Asked.Ports)
+	if used := (*ingress.InUseError)(nil); errors.As(err, &used) {
+		return fmt.Errorf("driver failed programming external connectivity on endpoint %s (%s): %w",
+			cmp.Or(a.name(id), shortID(id)), r.Made.EndpointID, err)
 	}
-	addr, err := a.pool.Take(time.Now())
 	if err != nil {
-		a.ports.Release(ports)
 		return err
 	}
 	r.Made.Ports = ports
@@ -149,6 +144,22 @@ func (a *Attach) reserve(r *record) error {
 	r.Made.Nameserver = Nameservers()
 	return nil
 }
+
+func (a *Attach) takeBoth(ports []object.Port) ([]object.Port, netip.Addr, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	ports, err := a.ports.Take(ports)
+	if err != nil {
+		return nil, netip.Addr{}, err
+	}
+	addr, err := a.pool.Take(time.Now())
+	if err != nil {
+		a.ports.Release(ports)
+	}
+	return ports, addr, err
+}
+
+func shortID(id string) string { return id[:min(12, len(id))] }
 
 func (a *Attach) unreserve(r *record) {
 	a.mu.Lock()
@@ -224,10 +235,6 @@ func (a *Attach) Activate(ctx context.Context, id string, active bool) error {
 		a.mu.Unlock()
 		return object.Errorf(errdefs.ErrNotFound, "endpoint %s not found", id)
 	}
-	if old.Made.Inactive == !active {
-		a.mu.Unlock()
-		return nil
-	}
 	r := *old
 	r.Made.Inactive = !active
 	a.ends[id] = &r
@@ -235,9 +242,7 @@ func (a *Attach) Activate(ctx context.Context, id string, active bool) error {
 	if err := a.disk.save(&r); err != nil {
 		return fmt.Errorf("save attachment: %w", err)
 	}
-	if len(r.Made.Ports) == 0 {
-		return nil
-	}
+	// Also if nothing has changed: the rules may not have been written last time.
 	if err := a.publish(ctx); err != nil {
 		return fmt.Errorf("balance ports: %w", err)
 	}
@@ -274,7 +279,7 @@ func (a *Attach) disconnect(ctx context.Context, r *record) error {
 		a.mu.Lock()
 		a.ends[id] = r
 		a.mu.Unlock()
-		return fmt.Errorf("disconnect %s: %w", id[:min(12, len(id))], err)
+		return fmt.Errorf("disconnect %s: %w", shortID(id), err)
 	}
 	if r.address().IsValid() {
 		a.unreserve(r)

@@ -12,12 +12,13 @@ import (
 
 	"skep/net/ingress"
 	"skep/net/link"
+	"skep/net/nft"
 )
 
 // recover makes the kernel and the reservations fit the records found.
-func (a *Attach) recover(found []*record) error {
+func (a *Attach) recover(ctx context.Context, found []*record) error {
 	for _, r := range found {
-		if err := a.readopt(r); err != nil {
+		if err := a.readopt(ctx, r); err != nil {
 			return err
 		}
 	}
@@ -26,6 +27,13 @@ func (a *Attach) recover(found []*record) error {
 	}
 	f := <-a.filter
 	defer func() { a.filter <- f }()
+	others, err := f.conn.Dropping(nft.Forward)
+	if err != nil {
+		return err
+	}
+	if len(others) > 0 {
+		a.log.WarnContext(ctx, "found a firewall that drops what it forwards; it must let the bridge pass", "chains", others, "bridge", a.bridge.Name)
+	}
 	next := ingress.Plan(a.local, a.endpoints())
 	if err := f.conn.Replace(next); err != nil {
 		return err
@@ -35,7 +43,7 @@ func (a *Attach) recover(found []*record) error {
 }
 
 // readopt takes an endpoint's reservations again.
-func (a *Attach) readopt(r *record) error {
+func (a *Attach) readopt(ctx context.Context, r *record) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if addr := r.address(); addr.IsValid() {
@@ -43,12 +51,12 @@ func (a *Attach) readopt(r *record) error {
 			return err
 		}
 		if err := a.link.Enslave(r.Made.Interface, a.bridge.Name); err != nil {
-			a.log.Warn("found an attachment without its link", "container", r.Asked.ID, "err", err)
+			a.log.WarnContext(ctx, "found an attachment without its link", "container", r.Asked.ID, "err", err)
 		}
 	}
 	if err := a.ports.Retake(r.Made.Ports); err != nil {
 		// Its rules still lead the port to it: nothing is lost but the reservation.
-		a.log.Warn("found another program on a published port", "container", r.Asked.ID, "err", err)
+		a.log.WarnContext(ctx, "found another program on a published port", "container", r.Asked.ID, "err", err)
 	}
 	a.ends[r.Asked.ID] = r
 	return nil
@@ -100,7 +108,7 @@ func (a *Attach) Run(ctx context.Context) error {
 			return nil
 		case <-t.C:
 			if err := a.Converge(ctx); err != nil && ctx.Err() == nil {
-				a.log.Warn("did not mend the networks", "err", err)
+				a.log.WarnContext(ctx, "did not mend the networks", "err", err)
 			}
 		}
 	}
@@ -108,15 +116,15 @@ func (a *Attach) Run(ctx context.Context) error {
 
 // Converge looks once and mends.
 func (a *Attach) Converge(ctx context.Context) error {
-	return errors.Join(a.mendBridge(), a.mendFilter(ctx))
+	return errors.Join(a.mendBridge(ctx), a.mendFilter(ctx))
 }
 
-func (a *Attach) mendBridge() error {
+func (a *Attach) mendBridge(ctx context.Context) error {
 	made, err := a.bridge.Ensure()
 	if err != nil || !made {
 		return err
 	}
-	a.log.Warn("made the bridge anew")
+	a.log.WarnContext(ctx, "made the bridge anew")
 	a.mu.Lock()
 	var devices []string
 	for _, r := range a.ends {
@@ -148,7 +156,7 @@ func (a *Attach) mendFilter(ctx context.Context) error {
 	}
 	want := ingress.Plan(a.local, a.endpoints())
 	if !ok || have.String() != want.String() {
-		a.log.Warn("replaced packet filter table", "missing", !ok)
+		a.log.WarnContext(ctx, "replaced packet filter table", "missing", !ok)
 		if err := f.conn.Replace(want); err != nil {
 			return err
 		}

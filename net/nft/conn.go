@@ -213,11 +213,10 @@ func kernelChain(ch Chain, kt *nftables.Table) *nftables.Chain {
 	if ch.Hook == nil {
 		return kc
 	}
-	accept := nftables.ChainPolicyAccept
 	kc.Type = nftables.ChainType(ch.Hook.Type)
-	kc.Hooknum = nftables.ChainHookRef(nftables.ChainHook(ch.Hook.Point))
-	kc.Priority = nftables.ChainPriorityRef(nftables.ChainPriority(ch.Hook.Priority))
-	kc.Policy = &accept
+	kc.Hooknum = new(nftables.ChainHook(ch.Hook.Point))
+	kc.Priority = new(nftables.ChainPriority(ch.Hook.Priority))
+	kc.Policy = new(nftables.ChainPolicyAccept)
 	return kc
 }
 

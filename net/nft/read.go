@@ -47,6 +47,24 @@ func (c *Conn) Generation() (uint32, error) {
 // nfgenmsg is the length of the header of netfilter messages.
 const nfgenmsg = 4
 
+// Dropping lists the chains of other tables ("table chain") that drop at a
+// point what they do not know. A packet has to pass the chains of all tables.
+func (c *Conn) Dropping(at Point) ([]string, error) {
+	var out []string
+	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyINet} {
+		chains, err := c.c.ListChainsOfTableFamily(family)
+		if err != nil {
+			return nil, fmt.Errorf("list chains: %w", err)
+		}
+		for _, k := range chains {
+			if k.Hooknum != nil && Point(*k.Hooknum) == at && k.Policy != nil && *k.Policy == nftables.ChainPolicyDrop {
+				out = append(out, k.Table.Name+" "+k.Name)
+			}
+		}
+	}
+	return out, nil
+}
+
 // Read reads the table back. The second result is false if there is none.
 func (c *Conn) Read(name string) (Table, bool, error) {
 	t, ok, err := c.read(name)

@@ -5,6 +5,7 @@ package nft
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
@@ -141,6 +142,6 @@ func (r Rule) Jump(chain string) Rule {
 
 // with is a copy that has more statements: rules are values.
 func (r Rule) with(more ...expr.Any) Rule {
-	r.exprs = append(r.exprs[:len(r.exprs):len(r.exprs)], more...)
+	r.exprs = append(slices.Clip(r.exprs), more...)
 	return r
 }
