@@ -54,7 +54,7 @@ func (a *Attach) Connect(ctx context.Context, e object.Endpoint) (object.Attachm
 		if r.Asked.Network == e.Network && slices.Equal(r.Asked.Ports, e.Ports) && a.whole(r) {
 			return r.attachment(), nil
 		}
-		if err := a.disconnect(ctx, r); err != nil {
+		if err = a.disconnect(ctx, r); err != nil {
 			return object.Attachment{}, err
 		}
 	}

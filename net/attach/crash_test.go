@@ -33,7 +33,7 @@ func TestCrash(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	kept := map[string]bool{}
 	for round := range 25 {
-		n.close(t)
+		n.shut(t)
 		cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^TestCrash$", "-test.v")
 		cmd.Env = append(os.Environ(), crashDir+"="+n.config.Dir+":"+dir, fmt.Sprintf("ROUND=%d", round))
 		out, err := cmd.StdoutPipe()
@@ -80,18 +80,19 @@ func TestCrash(t *testing.T) {
 
 // untilKilled connects endpoints and disconnects each second one, and says so.
 func untilKilled(t *testing.T, dirs string) {
+	t.Helper()
 	dir, run, _ := strings.Cut(dirs, ":")
 	a, err := attach.Open(t.Context(), attach.Config{Dir: dir, RunDir: run, Scope: "eeeeee", Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	fmt.Fprintln(os.Stdout, "ready")
+	_, _ = fmt.Fprintln(os.Stdout, "ready")
 	for i := 0; ; i++ {
 		id := fmt.Sprintf("r%s-%d", os.Getenv("ROUND"), i)
 		_, err := a.Connect(t.Context(), object.Endpoint{ID: id, Ports: []object.Port{port("tcp", 0, 80)}})
-		fmt.Fprintln(os.Stdout, "connected", id)
+		_, _ = fmt.Fprintln(os.Stdout, "connected", id)
 		if i%2 == 1 {
-			fmt.Fprintln(os.Stdout, "disconnecting", id)
+			_, _ = fmt.Fprintln(os.Stdout, "disconnecting", id)
 			err = errors.Join(err, a.Disconnect(t.Context(), id))
 		}
 		if err != nil {

@@ -42,6 +42,7 @@ func TestPublish_ReachesTheContainerFromEverywhere(t *testing.T) {
 }
 
 func everywhere(t *testing.T) {
+	t.Helper()
 	n := newNode(t, "aaaaaa")
 	client := linktest.NewHost(t)
 	web := n.connect(t, "web", port("tcp", 8080, 80), port("udp", 8080, 80))
@@ -133,7 +134,7 @@ func TestBalance_IsEven(t *testing.T) {
 	n := newNode(t, "aaaaaa")
 	client := linktest.NewHost(t)
 	for _, id := range []string{"a", "b", "c"} {
-		serve(t, n.connect(t, id, shared(8080, 80)), id, 80)
+		serve(t, n.connect(t, id, shared(8080)), id, 80)
 	}
 	const each = 200
 	for _, from := range []struct {
@@ -163,7 +164,7 @@ func TestActivate_DrainsWithoutACut(t *testing.T) {
 	n := newNode(t, "aaaaaa")
 	client := linktest.NewHost(t)
 	for _, id := range []string{"a", "b"} {
-		serve(t, n.connect(t, id, shared(8080, 80)), id, 80)
+		serve(t, n.connect(t, id, shared(8080)), id, 80)
 	}
 	to := at(client.Gateway, 8080)
 	var open []net.Conn
@@ -172,7 +173,7 @@ func TestActivate_DrainsWithoutACut(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close()
+		defer func() { _ = c.Close() }()
 		open = append(open, c)
 	}
 	before := map[string]int{}
@@ -231,7 +232,7 @@ func TestActivate_RollingUpdateUnderLoad(t *testing.T) {
 	n := newNode(t, "aaaaaa")
 	client := linktest.NewHost(t)
 	to := at(client.Gateway, 8080)
-	serve(t, n.connect(t, "c0", shared(8080, 80)), "c0", 80)
+	serve(t, n.connect(t, "c0", shared(8080)), "c0", 80)
 	stop := make(chan struct{})
 	var count [3]atomic.Int64
 	var wg sync.WaitGroup
@@ -254,7 +255,7 @@ func TestActivate_RollingUpdateUnderLoad(t *testing.T) {
 	}
 	for i := range 10 {
 		old, next := fmt.Sprint("c", i), fmt.Sprint("c", i+1)
-		at, err := n.Connect(t.Context(), object.Endpoint{ID: next, Ports: []object.Port{shared(8080, 80)}, Inactive: true})
+		at, err := n.Connect(t.Context(), object.Endpoint{ID: next, Ports: []object.Port{shared(8080)}, Inactive: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -279,16 +280,16 @@ func TestActivate_RollingUpdateUnderLoad(t *testing.T) {
 func TestDisconnect_CutsConnections(t *testing.T) {
 	n := newNode(t, "aaaaaa")
 	client := linktest.NewHost(t)
-	serve(t, n.connect(t, "a", shared(8080, 80)), "a", 80)
+	serve(t, n.connect(t, "a", shared(8080)), "a", 80)
 	c, err := dial(t, client, "tcp", at(client.Gateway, 8080))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	if _, _, err := ask(c); err != nil {
 		t.Fatal(err)
 	}
-	serve(t, n.connect(t, "b", shared(8080, 80)), "b", 80)
+	serve(t, n.connect(t, "b", shared(8080)), "b", 80)
 	if err := n.Disconnect(t.Context(), "a"); err != nil {
 		t.Fatal(err)
 	}
@@ -306,7 +307,7 @@ func TestUDP_SenderFromBeforeReachesAPortPublishedLater(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	if _, _, err := ask(c); err == nil {
 		t.Fatal("somebody answered on an unpublished port")
 	}
@@ -323,7 +324,7 @@ func TestPorts_AreNobodyElses(t *testing.T) {
 		return err
 	}
 	n.connect(t, "one", port("tcp", 8080, 80), port("udp", 8080, 80))
-	n.connect(t, "two", shared(9090, 80))
+	n.connect(t, "two", shared(9090))
 
 	local := port("tcp", 8080, 80)
 	local.HostIP = "127.0.0.1"
@@ -332,7 +333,7 @@ func TestPorts_AreNobodyElses(t *testing.T) {
 		port       object.Port
 	}{
 		{"another container", "0.0.0.0:8080", port("tcp", 8080, 81)},
-		{"shared with one that does not", "0.0.0.0:8080", shared(8080, 80)},
+		{"shared with one that does not", "0.0.0.0:8080", shared(8080)},
 		{"not shared with one that does", "0.0.0.0:9090", port("tcp", 9090, 80)},
 		{"one of all addresses", "127.0.0.1:8080", local},
 	} {
@@ -350,7 +351,7 @@ func TestPorts_AreNobodyElses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	busy := netip.MustParseAddrPort(l.Addr().String()).Port()
 	if err := connect("x", port("tcp", busy, 80)); !errors.Is(err, errdefs.ErrConflict) {
 		t.Errorf("a port on which a program listens: %v", err)
@@ -441,7 +442,7 @@ func TestPorts_AreChosen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	var got []uint16
 	for _, id := range []string{"a", "b", "c"} {
 		at := n.connect(t, id, port("tcp", 0, 80))

@@ -80,7 +80,7 @@ func (a *Attach) sweep() error {
 			addrs = append(addrs, addr)
 		}
 	}
-	if err := errors.Join(a.link.Remove(names...), a.link.Forget(addrs...)); err != nil {
+	if err = errors.Join(a.link.Remove(names...), a.link.Forget(addrs...)); err != nil {
 		return err
 	}
 	entries, err := os.ReadDir(a.disk.namespaces)

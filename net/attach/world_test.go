@@ -35,113 +35,113 @@ type node struct {
 	config attach.Config
 }
 
-func newNode(t testing.TB, scope string) *node {
-	t.Helper()
-	dir := t.TempDir()
+func newNode(tb testing.TB, scope string) *node {
+	tb.Helper()
+	dir := tb.TempDir()
 	n := &node{config: attach.Config{
 		Dir: filepath.Join(dir, "networks"), RunDir: filepath.Join(dir, "run"), Scope: scope,
 		Name:   func(id string) string { return "name-of-" + id },
-		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Logger: slog.New(slog.NewTextHandler(tb.Output(), nil)),
 	}}
-	n.open(t)
-	t.Cleanup(func() {
-		if err := n.Destroy(context.WithoutCancel(t.Context())); err != nil {
-			t.Error(err)
+	n.open(tb)
+	tb.Cleanup(func() {
+		if err := n.Destroy(context.WithoutCancel(tb.Context())); err != nil {
+			tb.Error(err)
 		}
-		n.close(t)
-		n.leavesNothing(t)
+		n.shut(tb)
+		n.leavesNothing(tb)
 	})
 	return n
 }
 
-func (n *node) open(t testing.TB) {
-	t.Helper()
-	a, err := attach.Open(t.Context(), n.config)
+func (n *node) open(tb testing.TB) {
+	tb.Helper()
+	a, err := attach.Open(tb.Context(), n.config)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	n.Attach = a
 }
 
-func (n *node) close(t testing.TB) {
-	t.Helper()
-	if err := n.Attach.Close(); err != nil {
-		t.Error(err)
+func (n *node) shut(tb testing.TB) {
+	tb.Helper()
+	if err := n.Close(); err != nil {
+		tb.Error(err)
 	}
 }
 
 // restart is what a new process does after the old one was killed.
-func (n *node) restart(t testing.TB) {
-	t.Helper()
-	n.close(t)
-	n.open(t)
+func (n *node) restart(tb testing.TB) {
+	tb.Helper()
+	n.shut(tb)
+	n.open(tb)
 }
 
 // leavesNothing fails if the node left anything in the kernel or its run directory.
-func (n *node) leavesNothing(t testing.TB) {
-	t.Helper()
+func (n *node) leavesNothing(tb testing.TB) {
+	tb.Helper()
 	for _, prefix := range []string{"v" + n.config.Scope, "sk" + n.config.Scope} {
-		if left := devices(t, prefix); len(left) > 0 {
-			t.Errorf("devices are left: %s", left)
+		if left := devices(tb, prefix); len(left) > 0 {
+			tb.Errorf("devices are left: %s", left)
 		}
 	}
-	if _, ok := n.table(t); ok {
-		t.Error("the table is left")
+	if _, ok := n.table(tb); ok {
+		tb.Error("the table is left")
 	}
-	n.runsNothing(t)
+	n.runsNothing(tb)
 }
 
 // runsNothing fails if there is a namespace or a record.
-func (n *node) runsNothing(t testing.TB) {
-	t.Helper()
+func (n *node) runsNothing(tb testing.TB) {
+	tb.Helper()
 	for _, pattern := range []string{"netns/*", "attach/*.json", "attach/.*.json"} {
 		if left, _ := filepath.Glob(filepath.Join(n.config.RunDir, pattern)); len(left) > 0 {
-			t.Errorf("files are left: %s", left)
+			tb.Errorf("files are left: %s", left)
 		}
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if strings.Contains(string(mounts), n.config.RunDir) {
-		t.Errorf("mounts are left:\n%s", mounts)
+		tb.Errorf("mounts are left:\n%s", mounts)
 	}
 }
 
-func (n *node) table(t testing.TB) (nft.Table, bool) {
-	t.Helper()
+func (n *node) table(tb testing.TB) (nft.Table, bool) {
+	tb.Helper()
 	c, err := nft.Open()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	table, ok, err := c.Read("skep-" + n.config.Scope)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return table, ok
 }
 
-func devices(t testing.TB, prefix string) []string {
-	t.Helper()
+func devices(tb testing.TB, prefix string) []string {
+	tb.Helper()
 	c, err := link.Open()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer c.Close()
 	names, err := c.Names(prefix)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return names
 }
 
 // connect makes a container on the bridge.
-func (n *node) connect(t testing.TB, id string, ports ...object.Port) box {
-	t.Helper()
-	at, err := n.Connect(t.Context(), object.Endpoint{ID: id, Network: "bridge", Ports: ports})
+func (n *node) connect(tb testing.TB, id string, ports ...object.Port) box {
+	tb.Helper()
+	at, err := n.Connect(tb.Context(), object.Endpoint{ID: id, Network: "bridge", Ports: ports})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return box{at}
 }
@@ -150,25 +150,25 @@ func port(proto network.IPProtocol, host, container uint16) object.Port {
 	return object.Port{Protocol: proto, Host: host, Container: container}
 }
 
-func shared(host, container uint16) object.Port {
-	return object.Port{Protocol: network.TCP, Host: host, Container: container, Shared: true}
+func shared(host uint16) object.Port {
+	return object.Port{Protocol: network.TCP, Host: host, Container: 80, Shared: true}
 }
 
 // box is a container: its namespace is what matters here.
 type box struct{ object.Attachment }
 
-func (b box) Within(t testing.TB, f func() error) {
-	t.Helper()
+func (b box) Within(tb testing.TB, f func() error) {
+	tb.Helper()
 	if err := link.Within(b.Namespace, f); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
-func (b box) addr(t testing.TB) netip.Addr {
-	t.Helper()
+func (b box) addr(tb testing.TB) netip.Addr {
+	tb.Helper()
 	p, err := netip.ParsePrefix(b.Address)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return p.Addr()
 }
@@ -176,24 +176,24 @@ func (b box) addr(t testing.TB) netip.Addr {
 // here is the node's own namespace.
 type here struct{}
 
-func (here) Within(t testing.TB, f func() error) {
-	t.Helper()
+func (here) Within(tb testing.TB, f func() error) {
+	tb.Helper()
 	if err := f(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
 // place is where something may run.
 type place interface {
-	Within(t testing.TB, f func() error)
+	Within(tb testing.TB, f func() error)
 }
 
 // serve answers HTTP with who it is and who asks; and UDP the same.
-func serve(t testing.TB, at place, name string, port int) {
-	t.Helper()
+func serve(tb testing.TB, at place, name string, port int) {
+	tb.Helper()
 	var l net.Listener
 	var u net.PacketConn
-	at.Within(t, func() (err error) {
+	at.Within(tb, func() (err error) {
 		if l, err = net.Listen("tcp4", fmt.Sprintf(":%d", port)); err != nil {
 			return err
 		}
@@ -201,7 +201,7 @@ func serve(t testing.TB, at place, name string, port int) {
 		return err
 	})
 	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintf(w, "%s %s", name, r.RemoteAddr)
+		_, _ = fmt.Fprintf(w, "%s %s", name, r.RemoteAddr)
 	}), ReadHeaderTimeout: time.Minute}
 	done := make(chan struct{}, 2)
 	go func() {
@@ -219,7 +219,7 @@ func serve(t testing.TB, at place, name string, port int) {
 			_, _ = u.WriteTo(fmt.Appendf(nil, "%s %s", name, from), from)
 		}
 	}()
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		_ = errors.Join(s.Close(), u.Close())
 		<-done
 		<-done
@@ -229,28 +229,28 @@ func serve(t testing.TB, at place, name string, port int) {
 const patience = 2 * time.Second
 
 // dial connects from a place.
-func dial(t testing.TB, from place, proto, to string) (net.Conn, error) {
-	t.Helper()
-	return dialWithin(t, from, proto, to, patience)
+func dial(tb testing.TB, from place, proto, to string) (net.Conn, error) {
+	tb.Helper()
+	return dialWithin(tb, from, proto, to, patience)
 }
 
 // blocked fails if there is a way.
-func blocked(t testing.TB, from place, to string) {
-	t.Helper()
-	c, err := dialWithin(t, from, "tcp", to, patience/4)
+func blocked(tb testing.TB, from place, to string) {
+	tb.Helper()
+	c, err := dialWithin(tb, from, "tcp", to, patience/4)
 	if err == nil {
-		t.Errorf("%s was reached", to)
+		tb.Errorf("%s was reached", to)
 		_ = c.Close()
 	}
 }
 
-func dialWithin(t testing.TB, from place, proto, to string, limit time.Duration) (net.Conn, error) {
-	t.Helper()
+func dialWithin(tb testing.TB, from place, proto, to string, limit time.Duration) (net.Conn, error) {
+	tb.Helper()
 	var c net.Conn
 	var failed error
-	from.Within(t, func() error {
+	from.Within(tb, func() error {
 		d := net.Dialer{Timeout: limit}
-		c, failed = d.DialContext(t.Context(), proto, to)
+		c, failed = d.DialContext(tb.Context(), proto, to)
 		return nil
 	})
 	return c, failed
@@ -258,39 +258,40 @@ func dialWithin(t testing.TB, from place, proto, to string, limit time.Duration)
 
 // ask asks once over c and returns who answered, and whom it saw.
 func ask(c net.Conn) (name, client string, err error) {
-	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err = c.SetDeadline(time.Now().Add(patience)); err != nil {
 		return "", "", err
 	}
 	if c.LocalAddr().Network() == "udp" {
-		if _, err := c.Write([]byte("hello")); err != nil {
+		if _, err = c.Write([]byte("hello")); err != nil {
 			return "", "", err
 		}
 		b := make([]byte, 100)
-		n, err := c.Read(b)
+		var n int
+		n, err = c.Read(b)
 		name, client, _ = strings.Cut(string(b[:n]), " ")
 		return name, client, err
 	}
-	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+	if _, err = io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
 		return "", "", err
 	}
 	r, err := http.ReadResponse(bufio.NewReader(c), nil)
 	if err != nil {
 		return "", "", err
 	}
-	defer r.Body.Close()
+	defer func() { _ = r.Body.Close() }()
 	b, err := io.ReadAll(r.Body)
 	name, client, _ = strings.Cut(string(b), " ")
 	return name, client, err
 }
 
 // get connects and asks.
-func get(t testing.TB, from place, proto, to string) (name string, client netip.Addr, err error) {
-	t.Helper()
-	c, err := dial(t, from, proto, to)
+func get(tb testing.TB, from place, proto, to string) (name string, client netip.Addr, err error) {
+	tb.Helper()
+	c, err := dial(tb, from, proto, to)
 	if err != nil {
 		return "", netip.Addr{}, err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	name, who, err := ask(c)
 	if err != nil {
 		return "", netip.Addr{}, err
@@ -299,11 +300,11 @@ func get(t testing.TB, from place, proto, to string) (name string, client netip.
 	return name, ap.Addr(), err
 }
 
-func mustGet(t testing.TB, from place, proto, to, want string) netip.Addr {
-	t.Helper()
-	name, client, err := get(t, from, proto, to)
+func mustGet(tb testing.TB, from place, proto, to, want string) netip.Addr {
+	tb.Helper()
+	name, client, err := get(tb, from, proto, to)
 	if err != nil || name != want {
-		t.Errorf("%s %s: got %q, %v; want %q", proto, to, name, err, want)
+		tb.Errorf("%s %s: got %q, %v; want %q", proto, to, name, err, want)
 	}
 	return client
 }

@@ -115,7 +115,7 @@ func choose(c Config) (*Bridge, error) {
 		if ch.Subnet, err = ipam.FirstFree(c.Ranges, taken); err != nil {
 			return nil, err
 		}
-		if err := save(path, ch); err != nil {
+		if err = save(path, ch); err != nil {
 			return nil, fmt.Errorf("save networks: %w", err)
 		}
 	}
@@ -189,7 +189,7 @@ func save(path string, ch choice) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
+	defer func() { _ = os.Remove(f.Name()) }()
 	_, err = f.Write(b)
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err

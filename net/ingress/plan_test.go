@@ -36,8 +36,8 @@ func own(proto network.IPProtocol, ip string, host, container uint16) object.Por
 	return object.Port{Protocol: proto, HostIP: ip, Host: host, Container: container}
 }
 
-func shared(host, container uint16) object.Port {
-	return object.Port{Protocol: network.TCP, Host: host, Container: container, Shared: true}
+func shared(container uint16) object.Port {
+	return object.Port{Protocol: network.TCP, Host: 8080, Container: container, Shared: true}
 }
 
 type plan struct {
@@ -50,13 +50,13 @@ func plans() []plan {
 		{"empty", nil},
 		{"one", []ingress.Endpoint{end("172.17.0.2", true, own("tcp", "", 8080, 80))}},
 		{"balanced", []ingress.Endpoint{
-			end("172.17.0.10", true, shared(8080, 80)),
-			end("172.17.0.9", true, shared(8080, 81)),
-			end("172.17.0.11", false, shared(8080, 80)),
-			end("172.17.0.12", true, shared(8080, 80)),
+			end("172.17.0.10", true, shared(80)),
+			end("172.17.0.9", true, shared(81)),
+			end("172.17.0.11", false, shared(80)),
+			end("172.17.0.12", true, shared(80)),
 		}},
 		{"drained", []ingress.Endpoint{
-			end("172.17.0.2", false, shared(8080, 80), own("tcp", "", 9090, 90)),
+			end("172.17.0.2", false, shared(80), own("tcp", "", 9090, 90)),
 		}},
 		{"addresses", []ingress.Endpoint{
 			end("172.17.0.2", true, own("tcp", "127.0.0.1", 8080, 80), own("udp", "0.0.0.0", 53, 53)),
@@ -97,7 +97,7 @@ func TestPlan_KernelAgrees(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	table := local().Table
 	check := func(t *testing.T, want nft.Table) {
 		t.Helper()
@@ -141,7 +141,7 @@ func many(n int) []ingress.Endpoint {
 	a := netip.MustParseAddr("172.17.0.1")
 	for i := range n {
 		a = a.Next()
-		es = append(es, end(a.String(), true, own("tcp", "", uint16(10000+i), 80), shared(8080, 80)))
+		es = append(es, end(a.String(), true, own("tcp", "", uint16(10000+i), 80), shared(80)))
 	}
 	return es
 }
@@ -151,13 +151,13 @@ func TestPlan_LargeTableIsOneTransaction(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	want := ingress.Plan(local(), many(2000))
 	before, err := c.Generation()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Replace(want); err != nil {
+	if err = c.Replace(want); err != nil {
 		t.Fatal(err)
 	}
 	after, err := c.Generation()
@@ -196,7 +196,7 @@ func BenchmarkReplace(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	for _, n := range []int{10, 1000} {
 		t := ingress.Plan(local(), many(n))
 		b.Run(fmt.Sprintf("endpoints=%d", n), func(b *testing.B) {
@@ -218,7 +218,7 @@ func BenchmarkApply(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	for _, n := range []int{10, 1000} {
 		es := many(n)
 		b.Run(fmt.Sprintf("endpoints=%d", n), func(b *testing.B) {

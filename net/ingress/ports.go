@@ -78,12 +78,12 @@ func Check(p object.Port) error {
 func (s *Ports) Take(ports []object.Port) ([]object.Port, error) {
 	var taken []object.Port
 	for _, p := range ports {
-		p, err := s.take(p)
+		got, err := s.take(p)
 		if err != nil {
 			s.Release(taken)
 			return nil, err
 		}
-		taken = append(taken, p)
+		taken = append(taken, got)
 	}
 	return taken, nil
 }

@@ -14,21 +14,21 @@ import (
 	"skep/net/ipam"
 )
 
-func pool(t testing.TB, subnet string) *ipam.Pool {
-	t.Helper()
+func pool(tb testing.TB, subnet string) *ipam.Pool {
+	tb.Helper()
 	p := netip.MustParsePrefix(subnet)
 	pool, err := ipam.New(p, p.Masked().Addr().Next())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return pool
 }
 
-func take(t testing.TB, p *ipam.Pool, now time.Time) string {
-	t.Helper()
+func take(tb testing.TB, p *ipam.Pool, now time.Time) string {
+	tb.Helper()
 	a, err := p.Take(now)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return a.String()
 }

@@ -141,7 +141,7 @@ func (c *Conn) Plug(v Veth) error {
 	if err != nil {
 		return err
 	}
-	defer self.Close()
+	defer func() { _ = self.Close() }()
 	br, err := c.h.LinkByName(v.Bridge)
 	if err != nil {
 		return fmt.Errorf("find bridge %s: %w", v.Bridge, err)
@@ -187,20 +187,20 @@ func (v Veth) setPeer() error {
 		return fmt.Errorf("open netlink: %w", err)
 	}
 	defer h.Close()
-	if err := loopback(h); err != nil {
+	if err = loopback(h); err != nil {
 		return err
 	}
 	peer, err := h.LinkByName(v.Peer)
 	if err != nil {
 		return fmt.Errorf("find %s: %w", v.Peer, err)
 	}
-	if err := h.AddrAdd(peer, &netlink.Addr{IPNet: ipNet(v.Address)}); err != nil {
+	if err = h.AddrAdd(peer, &netlink.Addr{IPNet: ipNet(v.Address)}); err != nil {
 		return fmt.Errorf("add address %s: %w", v.Address, err)
 	}
-	if err := h.LinkSetUp(peer); err != nil {
+	if err = h.LinkSetUp(peer); err != nil {
 		return fmt.Errorf("set %s up: %w", v.Peer, err)
 	}
-	if err := (&Conn{h: h}).settle(v.Peer); err != nil {
+	if err = (&Conn{h: h}).settle(v.Peer); err != nil {
 		return err
 	}
 	err = h.RouteAdd(&netlink.Route{LinkIndex: peer.Attrs().Index, Gw: v.Gateway.AsSlice()})

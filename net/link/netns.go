@@ -79,7 +79,7 @@ func Within(path string, f func() error) error {
 	if err != nil {
 		return fmt.Errorf("enter network namespace: %w", err)
 	}
-	defer ns.Close()
+	defer func() { _ = ns.Close() }()
 	return onThread(func() error {
 		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
 			return fmt.Errorf("enter network namespace %s: %w", path, err)

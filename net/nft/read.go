@@ -21,7 +21,7 @@ func (c *Conn) Generation() (uint32, error) {
 	if err != nil {
 		return 0, fmt.Errorf("open netfilter: %w", err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	msgs, err := conn.Execute(netlink.Message{
 		Header: netlink.Header{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN, Flags: netlink.Request},
 		Data:   make([]byte, nfgenmsg),
@@ -90,8 +90,8 @@ func (c *Conn) read(name string) (Table, bool, error) {
 		return Table{}, false, err
 	}
 	for _, s := range sets {
-		els, err := c.c.GetSetElements(s)
-		if err != nil {
+		var els []nftables.SetElement
+		if els, err = c.c.GetSetElements(s); err != nil {
 			return Table{}, false, err
 		}
 		if s.Anonymous {

@@ -81,45 +81,45 @@ type Host struct {
 
 // NewHost makes a machine with a cable to this one, over which it sends
 // everything. The cable also is this machine's default route if it has none.
-func NewHost(t testing.TB) *Host {
-	t.Helper()
-	n := freeCable(t)
+func NewHost(tb testing.TB) *Host {
+	tb.Helper()
+	n := freeCable(tb)
 	h := &Host{
-		path:    filepath.Join(t.TempDir(), "ns"),
+		path:    filepath.Join(tb.TempDir(), "ns"),
 		Gateway: netip.AddrFrom4([4]byte{198, 51, n, 1}),
 		Address: netip.AddrFrom4([4]byte{198, 51, n, 2}),
 	}
 	here, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer here.Close()
 	name := fmt.Sprintf("cable%d", n)
 	if err := link.Create(h.path, func() error { return h.plug(here, name) }); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if l, err := netlink.LinkByName(name); err == nil {
 			_ = netlink.LinkDel(l)
 		}
 		if err := link.Remove(h.path); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return h
 }
 
 // freeCable is the first number that no cable has.
-func freeCable(t testing.TB) byte {
-	t.Helper()
+func freeCable(tb testing.TB) byte {
+	tb.Helper()
 	c, err := link.Open()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer c.Close()
 	names, err := c.Names("cable")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	n := byte(1)
 	for slices.Contains(names, fmt.Sprintf("cable%d", n)) {
@@ -133,14 +133,14 @@ func (h *Host) plug(here *netlink.Handle, name string) error {
 	if err != nil {
 		return err
 	}
-	defer self.Close()
+	defer func() { _ = self.Close() }()
 	pair := &netlink.Veth{
 		LinkAttrs: netlink.LinkAttrs{Name: name, TxQLen: -1}, PeerName: "eth0", PeerNamespace: netlink.NsFd(self.Fd()), PeerTxQLen: -1,
 	}
-	if err := here.LinkAdd(pair); err != nil {
+	if err = here.LinkAdd(pair); err != nil {
 		return err
 	}
-	if err := setUp(here, name, h.Gateway); err != nil {
+	if err = setUp(here, name, h.Gateway); err != nil {
 		return err
 	}
 	there, err := netlink.NewHandle(unix.NETLINK_ROUTE)
@@ -148,7 +148,7 @@ func (h *Host) plug(here *netlink.Handle, name string) error {
 		return err
 	}
 	defer there.Close()
-	if err := errors.Join(link.Loopback(), setUp(there, "eth0", h.Address)); err != nil {
+	if err = errors.Join(link.Loopback(), setUp(there, "eth0", h.Address)); err != nil {
 		return err
 	}
 	l, err := there.LinkByName("eth0")
@@ -168,9 +168,9 @@ func setUp(h *netlink.Handle, name string, a netip.Addr) error {
 }
 
 // Within runs f on a thread that is on the machine.
-func (h *Host) Within(t testing.TB, f func() error) {
-	t.Helper()
+func (h *Host) Within(tb testing.TB, f func() error) {
+	tb.Helper()
 	if err := link.Within(h.path, f); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
