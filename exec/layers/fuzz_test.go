@@ -36,7 +36,8 @@ func FuzzUnpack(f *testing.F) {
 		{symlink("d", "../../.."), {name: "d/canary", body: "x"}},
 		{symlink("d", "/"), {name: "h", typ: tar.TypeLink, link: "d/canary"}},
 		{{name: "caps", pax: map[string]string{"SCHILY.xattr.user.a": "b"}}},
-		{{name: "dev", typ: tar.TypeBlock}}, {{name: "fifo", typ: tar.TypeFifo}},
+		{{name: "dev", typ: tar.TypeBlock}},
+		{{name: "fifo", typ: tar.TypeFifo}},
 	} {
 		plain := tarOf(f, files...)
 		f.Add(plain)
