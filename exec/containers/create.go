@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
+	"golang.org/x/sys/unix"
 
 	"skep/exec/runspec"
 	"skep/store/object"
@@ -38,6 +39,7 @@ func (e *Engine) CreateWith(ctx context.Context, name string, req container.Crea
 	if err != nil {
 		return container.CreateResponse{}, err
 	}
+	defer rootfs.Release()
 	r.ImageID = rootfs.ID
 	if r.Config, err = runspec.Merge(*req.Config, rootfs.Config); err != nil {
 		return container.CreateResponse{}, err
@@ -55,6 +57,9 @@ func (e *Engine) CreateWith(ctx context.Context, name string, req container.Crea
 	}()
 	warnings, err := e.make(ctx, &r)
 	if err != nil {
+		return container.CreateResponse{}, err
+	}
+	if err := likeTop(filepath.Join(e.dir(r.ID), "upper"), rootfs.Lower); err != nil {
 		return container.CreateResponse{}, err
 	}
 	c := newInstance(r, status{})
@@ -150,6 +155,22 @@ func (e *Engine) make(ctx context.Context, r *record) (warnings []string, err er
 		}
 	}
 	return warnings, e.saveRecord(r)
+}
+
+// likeTop gives the writable layer the mode and owner of the topmost one of the
+// image: an overlay shows those of the first as its root's.
+func likeTop(upper string, lower []string) error {
+	if len(lower) == 0 {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(lower[0], &st); err != nil {
+		return fmt.Errorf("look at image: %w", err)
+	}
+	if err := os.Chown(upper, int(st.Uid), int(st.Gid)); err != nil {
+		return fmt.Errorf("create container: %w", err)
+	}
+	return unix.Chmod(upper, st.Mode&0o7777)
 }
 
 // forget undoes what creating a container left: name, volumes, directories.

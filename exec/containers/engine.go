@@ -192,12 +192,12 @@ func (e *Engine) find(ref string) (*instance, error) {
 	return found, nil
 }
 
-// UsesImage lists the containers made from an image, by ID.
-func (e *Engine) UsesImage(imageID string) (ids []string) {
+// ImageUsers are the containers made from an image.
+func (e *Engine) ImageUsers(imageID string) (users []images.User) {
 	for _, c := range e.all() {
 		if c.rec().ImageID == imageID {
-			ids = append(ids, c.id)
+			users = append(users, images.User{Container: c.id, Running: c.status().Running})
 		}
 	}
-	return ids
+	return users
 }

@@ -244,6 +244,7 @@ func (e *Engine) sizes(ctx context.Context, r *record) (rw, all int64, err error
 	if err != nil {
 		return 0, 0, err
 	}
+	defer rootfs.Release()
 	if rw, err = treeSize(ctx, filepath.Join(e.dir(r.ID), "upper")); err != nil {
 		return 0, 0, err
 	}

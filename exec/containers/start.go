@@ -85,6 +85,7 @@ func (e *Engine) launch(ctx context.Context, c *instance) (*shim.Process, error)
 	if err != nil {
 		return nil, err
 	}
+	defer rootfs.Release()
 	at, err := e.connect(ctx, &r)
 	if err != nil {
 		return nil, err

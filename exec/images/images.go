@@ -78,10 +78,16 @@ type Rootfs struct {
 	// Lower are the directories of the layers, topmost first. An overlay's
 	// root has the mode and owner of its upper directory: make that like
 	// Lower[0].
-	Lower []string
-	// Release ends the hold on the layers. Call it when InUse tells of the
-	// container, or when there will be no container.
-	Release func()
+	Lower   []string
+	release func()
+}
+
+// Release ends the hold on the layers, which keeps them from being removed.
+// Call it when InUse tells of the container, or when there will be none.
+func (r Rootfs) Release() {
+	if r.release != nil {
+		r.release()
+	}
 }
 
 // Open opens the store below c.Dir and wipes what a crash left unfinished.
@@ -156,7 +162,7 @@ func (s *Store) rootfs(ctx context.Context, rec record, lease *content.Lease) (R
 	if err != nil {
 		return Rootfs{}, err
 	}
-	return Rootfs{ID: rec.Config.String(), Config: img.config.Config, Lower: lower, Release: lease.Release}, nil
+	return Rootfs{ID: rec.Config.String(), Config: img.config.Config, Lower: lower, release: lease.Release}, nil
 }
 
 // picture is an image's manifest and config, read and checked.
