@@ -1,7 +1,8 @@
 # The front door. Every target is one script or one go command.
 TAGS := seccomp netgo osusergo
 VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo dev)
-LDFLAGS := -s -w -X skep/appliance.Version=$(VERSION) -linkmode external -extldflags -static
+COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X skep/appliance.Version=$(VERSION) -X skep/appliance.Commit=$(COMMIT) -linkmode external -extldflags -static
 
 .PHONY: build demo test bench lint fuzz
 

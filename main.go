@@ -8,11 +8,20 @@ import (
 	"os"
 
 	"skep/admin/cli"
+	"skep/appliance"
+	"skep/exec/containers"
 )
 
 func main() {
+	if code, taken := containers.Door(); taken {
+		os.Exit(code)
+	}
 	os.Exit(cli.Run(context.Background(), cli.Config{
-		Version: "dev", Commit: "unknown",
+		Version: appliance.Version,
+		Commit:  appliance.Commit,
+		Boot: func(ctx context.Context, path string) error {
+			return appliance.Boot(ctx, path, os.Stderr)
+		},
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 	}, os.Args[1:]))
 }

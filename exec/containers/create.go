@@ -96,7 +96,7 @@ func (e *Engine) check(r *record, name string) error {
 	if h.Privileged {
 		return object.Errorf(errdefs.ErrNotImplemented, "privileged containers are not supported by this node")
 	}
-	if h.NetworkMode == "" {
+	if h.NetworkMode.IsDefault() || h.NetworkMode == "" {
 		h.NetworkMode = "bridge"
 	}
 	_, err := e.network(h.NetworkMode)

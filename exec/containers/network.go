@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -48,7 +49,11 @@ func (e *Engine) connect(ctx context.Context, r *record) (object.Attachment, err
 		if err != nil {
 			return object.Attachment{}, err
 		}
-		return e.cfg.Networks.Connect(ctx, object.Endpoint{ID: r.ID, Network: name, Ports: ports})
+		return e.cfg.Networks.Connect(ctx, object.Endpoint{
+			ID: r.ID, Network: name, Ports: ports,
+			// What has a health check gets no connections before it is healthy.
+			Inactive: len(probe(&r.Config)) > 0 && slices.ContainsFunc(ports, func(p object.Port) bool { return p.Shared }),
+		})
 	}
 	other, err := e.find(r.Host.NetworkMode.ConnectedContainer())
 	if err != nil {

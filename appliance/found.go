@@ -1,0 +1,160 @@
+package appliance
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/swarm"
+
+	"skep/appliance/config"
+	"skep/pki"
+	"skep/pki/identity"
+	"skep/pki/join"
+	"skep/store/object"
+)
+
+// Swarm's defaults.
+const (
+	defaultCertExpiry = 90 * 24 * time.Hour
+	defaultDataPort   = 4789
+	defaultSubnetSize = 24
+	historyLimit      = 5
+)
+
+// founding is a new swarm of one manager: what its first leader writes into
+// the store.
+type founding struct {
+	Cluster *object.Cluster
+	Node    *object.Node
+}
+
+// found makes a new swarm: its authority, its first node's identity, and what
+// is to be written into its store.
+func found(req swarm.InitRequest, d swarm.NodeDescription, advertise netip.AddrPort, now time.Time) (identity.State, error) {
+	cluster, err := newCluster(req, now)
+	if err != nil {
+		return identity.State{}, err
+	}
+	id := identity.State{ClusterID: cluster.ID, NodeID: object.NewID(), Advertise: advertise.String()}
+	id.RaftID = id.NodeID
+	if err := issueFirst(&id, cluster, now); err != nil {
+		return identity.State{}, err
+	}
+	node := &object.Node{CertRole: swarm.NodeRoleManager}
+	node.ID = id.NodeID
+	node.Spec = swarm.NodeSpec{Role: swarm.NodeRoleManager, Availability: req.Availability}
+	node.Spec.Labels = map[string]string{}
+	if node.Spec.Availability == "" {
+		node.Spec.Availability = swarm.NodeAvailabilityActive
+	}
+	node.Description = d
+	node.Status = swarm.NodeStatus{State: swarm.NodeStateUnknown, Addr: advertise.Addr().String()}
+	node.ManagerStatus = &swarm.ManagerStatus{Leader: true, Reachability: swarm.ReachabilityReachable, Addr: advertise.String()}
+	if id.Founding, err = object.Encode(founding{cluster, node}); err != nil {
+		return identity.State{}, fmt.Errorf("encode new swarm: %w", err)
+	}
+	return id, nil
+}
+
+func newCluster(req swarm.InitRequest, now time.Time) (*object.Cluster, error) {
+	root, err := pki.NewRoot(now)
+	if err != nil {
+		return nil, err
+	}
+	key, err := root.KeyPEM()
+	if err != nil {
+		return nil, err
+	}
+	c := &object.Cluster{
+		ID:           object.NewID(),
+		Spec:         clusterSpec(req.Spec),
+		SubnetSize:   req.SubnetSize,
+		DataPathPort: req.DataPathPort,
+		JoinTokens:   newTokens(root),
+		RootCA:       object.RootCA{Cert: root.PEM(), Key: key},
+	}
+	if err := pki.CheckExpiry(c.Spec.CAConfig.NodeCertExpiry); err != nil {
+		return nil, object.Errorf(errdefs.ErrInvalidArgument, "%v", err)
+	}
+	if c.SubnetSize == 0 {
+		c.SubnetSize = defaultSubnetSize
+	}
+	if c.SubnetSize > 29 {
+		return nil, object.Errorf(errdefs.ErrInvalidArgument, "subnet size is out of range: %d", c.SubnetSize)
+	}
+	if c.DataPathPort == 0 {
+		c.DataPathPort = defaultDataPort
+	}
+	if c.DataPathPort < 1024 || c.DataPathPort > 49151 {
+		return nil, object.Errorf(errdefs.ErrInvalidArgument, "Datapath port number is not in valid range (1024-49151) : %d", c.DataPathPort)
+	}
+	for _, pool := range req.DefaultAddrPool {
+		if uint32(pool.Bits()) > c.SubnetSize {
+			return nil, object.Errorf(errdefs.ErrInvalidArgument, "invalid CIDR: %q. Subnet size is too small for pool: %d", pool, c.SubnetSize)
+		}
+		c.DefaultAddrPool = append(c.DefaultAddrPool, pool.Masked().String())
+	}
+	return c, nil
+}
+
+// clusterSpec fills Swarm's defaults in.
+func clusterSpec(s swarm.Spec) swarm.Spec {
+	s.Name = "default"
+	if s.Labels == nil {
+		s.Labels = map[string]string{}
+	}
+	if s.Orchestration.TaskHistoryRetentionLimit == nil {
+		s.Orchestration.TaskHistoryRetentionLimit = new(int64(historyLimit))
+	}
+	if s.Raft.SnapshotInterval == 0 {
+		s.Raft = swarm.RaftConfig{SnapshotInterval: 10000, KeepOldSnapshots: new(uint64), LogEntriesForSlowFollowers: 500, ElectionTick: 10, HeartbeatTick: 1}
+	}
+	if s.Dispatcher.HeartbeatPeriod == 0 {
+		s.Dispatcher.HeartbeatPeriod = 5 * time.Second
+	}
+	if s.CAConfig.NodeCertExpiry == 0 {
+		s.CAConfig.NodeCertExpiry = defaultCertExpiry
+	}
+	return s
+}
+
+// issueFirst gives the first manager its key and certificate.
+func issueFirst(id *identity.State, c *object.Cluster, now time.Time) error {
+	root, err := pki.ParseRoot(c.RootCA.Cert, c.RootCA.Key)
+	if err != nil {
+		return err
+	}
+	cert, key, err := root.Enroll(pki.Node{ID: id.NodeID, Cluster: id.ClusterID, Role: pki.Manager}, now, c.Spec.CAConfig.NodeCertExpiry)
+	if err != nil {
+		return err
+	}
+	id.Key, id.Certificate, id.Roots = key, cert, root.PEM()
+	return nil
+}
+
+func newTokens(root *pki.Root) swarm.JoinTokens {
+	return swarm.JoinTokens{
+		Worker:  join.New(root.Cert.Raw).Text(),
+		Manager: join.New(root.Cert.Raw).Text(),
+	}
+}
+
+// initRequest is the node file's init section as a request.
+func initRequest(c config.Swarm) swarm.InitRequest {
+	req := swarm.InitRequest{
+		ListenAddr:    c.Listen,
+		AdvertiseAddr: c.Advertise,
+		DataPathAddr:  c.DataPath.Address,
+		DataPathPort:  uint32(c.DataPath.Port),
+		Availability:  swarm.NodeAvailability(c.Availability),
+	}
+	req.AutoLockManagers = c.Init.Autolock
+	req.Spec.CAConfig.NodeCertExpiry = c.Init.CertExpiry
+	for _, p := range c.Init.AddressPool {
+		req.DefaultAddrPool = append(req.DefaultAddrPool, p.Base)
+		req.SubnetSize = uint32(p.Size)
+	}
+	return req
+}

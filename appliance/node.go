@@ -1,0 +1,315 @@
+package appliance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/moby/moby/api/types/swarm"
+	"golang.org/x/sync/errgroup"
+
+	"skep/admin"
+	"skep/admin/engine"
+	"skep/appliance/config"
+	"skep/exec/containers"
+	"skep/exec/images"
+	"skep/exec/registry"
+	"skep/exec/shim"
+	"skep/exec/tasks"
+	"skep/exec/volumes"
+	"skep/net/attach"
+	"skep/pki/identity"
+)
+
+// node is the parts of a node. They are made in the order of the fields.
+type node struct {
+	cfg    *config.Config
+	logger *slog.Logger
+
+	dir        *dataDir
+	keys       *identity.Keystore
+	host       *host
+	exe        string // the copy of the binary that containers start from
+	journal    *engine.Journal
+	networks   *attach.Attach
+	images     *images.Store
+	volumes    *volumes.Store
+	containers *containers.Engine
+	tasks      *tasks.Executor
+	membership *membership
+	api        *engine.API
+	mux        *admin.Mux
+	audit      *admin.Audit
+	listeners  []net.Listener
+}
+
+// Run is a node from its start until ctx ends; its containers go on after that.
+func Run(ctx context.Context, cfg *config.Config, logger *slog.Logger) error {
+	n := &node{cfg: cfg, logger: logger, journal: engine.NewJournal()}
+	defer n.close()
+	steps := []struct {
+		name string
+		do   func(context.Context) error
+	}{
+		{"data directory", n.openDir},
+		{"keystore", n.openKeys},
+		{"copy of the binary", n.install},
+		{"network", n.openNetworks},
+		{"images", n.openImages},
+		{"containers", n.openContainers},
+		{"swarm", n.openMembership},
+		{"admin API", n.openAPI},
+	}
+	for _, s := range steps {
+		started := time.Now()
+		if err := s.do(ctx); err != nil {
+			return fmt.Errorf("%s: %w", s.name, err)
+		}
+		logger.DebugContext(ctx, "opened", "part", s.name, "took", time.Since(started))
+	}
+	return n.run(ctx)
+}
+
+func (n *node) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	parts := []struct {
+		name string
+		run  func(context.Context) error
+	}{
+		{"networks", n.networks.Run},
+		{"containers", n.containers.Run},
+		{"swarm", n.membership.Run},
+		{"preload", n.preload},
+		{"admin API", n.serve},
+	}
+	for _, p := range parts {
+		g.Go(func() error {
+			if err := p.run(ctx); err != nil && !errors.Is(err, context.Canceled) {
+				return fmt.Errorf("%s: %w", p.name, err)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+func (n *node) openDir(context.Context) (err error) {
+	n.dir, err = openDataDir(n.cfg.DataDir)
+	return err
+}
+
+func (n *node) openKeys(context.Context) (err error) {
+	if n.keys, err = identity.Open(n.dir.path); err != nil {
+		return err
+	}
+	n.host, err = readHost(n.dir.scope(), n.cfg.Hostname, n.dir.path, n.cfg.Swarm.Labels)
+	return err
+}
+
+// install places the copy. It is also what the image skep/hello is made of.
+func (n *node) install(context.Context) (err error) {
+	n.exe, err = shim.Install(n.dir.join("bin"), Version)
+	return err
+}
+
+func (n *node) openNetworks(ctx context.Context) (err error) {
+	n.networks, err = attach.Open(ctx, attach.Config{
+		Dir:    n.dir.join("network"),
+		RunDir: n.dir.join("run"),
+		Scope:  n.dir.scope(),
+		Name:   func(id string) string { return n.containerName(ctx, id) },
+		Logger: n.logger.With("part", "network"),
+	})
+	return err
+}
+
+func (n *node) openImages(context.Context) (err error) {
+	hosts, err := registryHosts(n.cfg.Registries)
+	if err != nil {
+		return err
+	}
+	n.images, err = images.Open(images.Config{
+		Dir:        n.dir.join("images"),
+		Registries: hosts,
+		Hello:      func() string { return n.exe },
+		InUse:      n.usersOf,
+		Publish:    n.journal.Publish,
+		Logger:     n.logger.With("part", "images"),
+	})
+	if err != nil {
+		return err
+	}
+	n.volumes, err = volumes.Open(volumes.Config{Dir: n.dir.join("volumes"), Publish: n.journal.Publish, Logger: n.logger.With("part", "volumes")})
+	return err
+}
+
+func (n *node) openContainers(ctx context.Context) (err error) {
+	n.containers, err = containers.Open(ctx, containers.Config{
+		Dir:          n.dir.join("containers"),
+		RunDir:       n.dir.join("run"),
+		Exe:          n.exe,
+		CgroupParent: "/skep-" + n.dir.scope(),
+		Images:       n.images,
+		Networks:     n.networks,
+		Volumes:      n.volumes,
+		Sealer:       n.keys.Keyring(),
+		Publish:      n.journal.Publish,
+		Logger:       n.logger.With("part", "containers"),
+	})
+	if err != nil {
+		return err
+	}
+	n.tasks = &tasks.Executor{
+		Containers: n.containers,
+		Images:     n.images,
+		Balancer:   n.networks,
+		Logs:       n.containers,
+		Description: func(context.Context) (swarm.NodeDescription, error) {
+			return n.host.describe(n.membership.tlsInfo()), nil
+		},
+		Logger: n.logger.With("part", "tasks"),
+	}
+	return nil
+}
+
+func (n *node) openMembership(context.Context) error {
+	n.membership = &membership{
+		cfg:     n.cfg.Swarm,
+		dir:     n.dir,
+		keys:    n.keys,
+		host:    n.host,
+		tasks:   n.tasks,
+		journal: n.journal,
+		links: func() ([]link, error) {
+			return machineLinks(func(name string) bool { return strings.Contains(name, n.dir.scope()) })
+		},
+		logger:  n.logger.With("part", "swarm"),
+		calls:   make(chan *call),
+		settled: make(chan struct{}),
+	}
+	return nil
+}
+
+func (n *node) openAPI(ctx context.Context) (err error) {
+	n.api, err = engine.New(engine.Config{
+		Swarm:      n.membership,
+		Containers: n.containers,
+		Images:     n.images,
+		Volumes:    n.volumes,
+		Networks:   n.networks,
+		TaskLogs:   n.tasks,
+		Host:       n.host,
+		Events:     n.journal,
+		Version:    Version,
+		Logger:     n.logger.With("part", "api"),
+	})
+	if err != nil {
+		return err
+	}
+	if n.audit, err = admin.OpenAudit(n.dir.join("audit"), n.keys.Keyring()); err != nil {
+		return err
+	}
+	n.mux, err = admin.NewMux(admin.MuxConfig{
+		Routes: append(n.api.Routes(), admin.Health(n.ready)),
+		Audit:  n.audit,
+		Hosts:  []string{n.host.hostname},
+		Logger: n.logger.With("part", "admin"),
+	})
+	if err != nil {
+		return err
+	}
+	c, err := n.listenConfig()
+	if err != nil {
+		return err
+	}
+	n.listeners, err = admin.Listen(ctx, c)
+	return err
+}
+
+// ready is nil when the node is what it is meant to be: its containers found
+// again, and in its swarm if it has one.
+func (n *node) ready() error {
+	select {
+	case <-n.membership.settled:
+		return nil
+	default:
+		return errors.New("the swarm is not ready")
+	}
+}
+
+func (n *node) close() {
+	for _, l := range n.listeners {
+		_ = l.Close()
+	}
+	if n.audit != nil {
+		n.logClose("audit", n.audit.Close())
+	}
+	if n.networks != nil {
+		n.logClose("networks", n.networks.Close())
+	}
+	if n.keys != nil {
+		n.logClose("keystore", n.keys.Close())
+	}
+	if n.dir != nil {
+		n.logClose("data directory", n.dir.Close())
+	}
+}
+
+func (n *node) logClose(part string, err error) {
+	if err != nil {
+		n.logger.Warn("could not close", "part", part, "err", err)
+	}
+}
+
+// containerName is what the network calls a container. The network is there
+// before the containers are.
+func (n *node) containerName(ctx context.Context, id string) string {
+	if n.containers == nil {
+		return ""
+	}
+	c, err := n.containers.Inspect(ctx, id, false)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimPrefix(c.Name, "/")
+}
+
+// usersOf are the containers that hold an image back from being removed.
+func (n *node) usersOf(imageID string) []images.User {
+	if n.containers == nil {
+		return nil
+	}
+	return n.containers.ImageUsers(imageID)
+}
+
+// registryHosts reads the node file's registries with their passwords.
+func registryHosts(rs []config.Registry) ([]registry.Host, error) {
+	var hosts []registry.Host
+	for _, r := range rs {
+		h := registry.Host{Host: r.Host, Mirrors: r.Mirrors, Username: r.Username}
+		if r.Password != "" {
+			secret, err := r.Password.Read()
+			if err != nil {
+				return nil, fmt.Errorf("registries: password of %s: %w", r.Host, err)
+			}
+			h.Password = strings.TrimRight(string(secret), "\r\n")
+		}
+		hosts = append(hosts, h)
+	}
+	return hosts, nil
+}
+
+// preload loads the images that the node file names, if they are not here yet.
+func (n *node) preload(ctx context.Context) error {
+	for _, path := range n.cfg.Images.Preload {
+		if err := n.images.LoadDir(ctx, path); err != nil {
+			// A node without its images still serves; tasks that need them say so.
+			n.logger.ErrorContext(ctx, "could not preload images", "path", path, "err", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,118 @@
+package nodetest
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+)
+
+// File is a node file that makes a one-manager swarm.
+const File = `
+hostname: n1
+data_dir: {{dir}}/data
+swarm:
+  listen: 127.0.0.1:2377
+  advertise: 127.0.0.1
+  init: {}
+admin:
+  listen: ["unix://{{dir}}/skep.sock"]
+log: {level: debug}
+`
+
+// Leftovers lists what containers left on the machine: processes, mounts,
+// network namespaces, links, rules, cgroups and directories. It is empty when
+// the node runs no container and cleaned up after all it ever ran.
+func (n *Node) Leftovers() []string {
+	var left []string
+	for _, pid := range n.Processes() {
+		if n.cmd == nil || pid != n.PID() {
+			left = append(left, "process "+procName(pid))
+		}
+	}
+	for _, m := range n.Mounts() {
+		if m != n.Path("data", "run") {
+			left = append(left, "mount "+m)
+		}
+	}
+	for _, dir := range []string{"containers", "run/containers", "run/netns", "run/secrets", "run/libcontainer"} {
+		entries, _ := os.ReadDir(n.Path("data", dir))
+		for _, e := range entries {
+			left = append(left, "directory "+dir+"/"+e.Name())
+		}
+	}
+	if err := n.Do(func() error {
+		more, err := netLeftovers()
+		left = append(left, more...)
+		return err
+	}); err != nil {
+		left = append(left, err.Error())
+	}
+	return append(left, n.cgroups()...)
+}
+
+func procName(pid int) string {
+	text, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+	return strconv.Itoa(pid) + " " + strings.ReplaceAll(string(text), "\x00", " ")
+}
+
+// netLeftovers lists container links and per-port elements of our tables; the
+// bridge and the tables themselves belong to the node.
+func netLeftovers() ([]string, error) {
+	var left []string
+	links, err := netlink.LinkList()
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range links {
+		if l.Type() == "veth" {
+			left = append(left, "link "+l.Attrs().Name)
+		}
+	}
+	conn, err := nftables.New()
+	if err != nil {
+		return nil, err
+	}
+	tables, err := conn.ListTables()
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range tables {
+		sets, err := conn.GetSets(t)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range sets {
+			elements, err := conn.GetSetElements(s)
+			if err == nil && len(elements) > 0 && !s.Constant {
+				left = append(left, "elements of nft set "+t.Name+"/"+s.Name)
+			}
+		}
+	}
+	return left, nil
+}
+
+// Scope is what tells the node's names in the kernel from another's.
+func (n *Node) Scope() string {
+	sum := sha256.Sum256([]byte(n.Path("data")))
+	return hex.EncodeToString(sum[:3])
+}
+
+// cgroups lists what is below the node's cgroup in any hierarchy.
+func (n *Node) cgroups() []string {
+	var left []string
+	_ = filepath.WalkDir("/sys/fs/cgroup", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() && strings.Contains(path, "/skep-"+n.Scope()+"/") {
+			left = append(left, "cgroup "+path)
+			return fs.SkipDir
+		}
+		return nil
+	})
+	return left
+}
