@@ -5,6 +5,8 @@ package ingress_test
 import (
 	"flag"
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -133,6 +135,57 @@ func TestPlan_KernelAgrees(t *testing.T) {
 	}
 	if _, ok, err := c.Read(table); ok || err != nil {
 		t.Fatalf("table is still there: %t, %v", ok, err)
+	}
+}
+
+// However endpoints come, change and go: the difference that is applied leads
+// to the table that is planned.
+func TestPlan_KernelFollowsAnySequence(t *testing.T) {
+	c, err := nft.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	r := rand.New(rand.NewPCG(7, 11))
+	ends := map[byte]ingress.Endpoint{}
+	plan := func() nft.Table { return ingress.Plan(local(), slices.Collect(maps.Values(ends))) }
+	now := plan()
+	if err = c.Replace(now); err != nil {
+		t.Fatal(err)
+	}
+	for step := range 300 {
+		for range 1 + r.IntN(3) {
+			id := byte(2 + r.IntN(8))
+			if r.IntN(3) == 0 {
+				delete(ends, id)
+				continue
+			}
+			e := end(netip.AddrFrom4([4]byte{172, 17, 0, id}).String(), r.IntN(4) > 0)
+			for range r.IntN(4) {
+				p := shared(uint16(80 + r.IntN(2)))
+				p.Host = uint16(8080 + r.IntN(3))
+				p.Protocol = []network.IPProtocol{network.TCP, network.UDP}[r.IntN(2)]
+				p.HostIP = []string{"", "127.0.0.1", "0.0.0.0"}[r.IntN(3)]
+				p.Shared = r.IntN(3) > 0
+				e.Ports = append(e.Ports, p)
+			}
+			ends[id] = e
+		}
+		next := plan()
+		if err = c.Apply(now, next); err != nil {
+			t.Fatalf("step %d: %v\nfrom %s\nto %s", step, err, now, next)
+		}
+		now = next
+		got, _, err := c.Read(now.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(now.String(), got.String()); d != "" {
+			t.Fatalf("step %d: kernel differs (-want +got):\n%s", step, d)
+		}
+	}
+	if err := c.Delete(local().Table); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -32,8 +32,14 @@ func (c *Conn) ForgetPort(port uint16) error {
 }
 
 func (c *Conn) forget(f flow) error {
-	_, err := c.h.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, f)
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+	// What the kernel lists while it changes may be incomplete: then again.
+	var err error
+	for range 3 {
+		if _, err = c.h.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, f); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("forget connections: %w", err)
 	}
 	return nil
