@@ -10,6 +10,8 @@ package content
 
 import (
 	"context"
+	// The digests of this store.
+	_ "crypto/sha256"
 	"fmt"
 	"io"
 	"io/fs"
@@ -21,8 +23,6 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
-	// The digests of this store.
-	_ "crypto/sha256"
 )
 
 // Store is a directory of blobs. It is safe for concurrent use by one process.
@@ -62,7 +62,7 @@ func (s *Store) path(d digest.Digest) (string, error) {
 // Check says whether d is a digest that the store can hold.
 func Check(d digest.Digest) error {
 	if err := d.Validate(); err != nil {
-		return fmt.Errorf("digest %.100q: %v: %w", string(d), err, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("digest %.100q: %w: %w", string(d), err, errdefs.ErrInvalidArgument)
 	}
 	if d.Algorithm() != digest.SHA256 {
 		return fmt.Errorf("digest %.100q: only sha256 is known: %w", string(d), errdefs.ErrInvalidArgument)

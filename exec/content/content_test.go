@@ -117,7 +117,7 @@ func TestOpen_WipesUnfinishedBlobs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Write([]byte("half")); err != nil {
+	if _, err = w.Write([]byte("half")); err != nil {
 		t.Fatal(err)
 	}
 	s, err = content.Open(dir) // as after a crash: the writer was never closed

@@ -41,7 +41,7 @@ func (s *Store) Write(b []byte) (digest.Digest, error) {
 		return "", err
 	}
 	defer w.Close()
-	if _, err := w.Write(b); err != nil {
+	if _, err = w.Write(b); err != nil {
 		return "", err
 	}
 	d, _, err = w.Commit()

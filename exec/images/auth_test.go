@@ -2,7 +2,6 @@ package images_test
 
 import (
 	"bytes"
-	"context"
 	"crypto/subtle"
 	"encoding/json"
 	"errors"
@@ -79,11 +78,12 @@ func TestCredentials(t *testing.T) {
 	for kind, guard := range map[string]func(http.Handler) http.Handler{
 		"basic": withBasic("u", "p"), "bearer": withBearer("u", "p"),
 	} {
-		t.Run(kind, func(t *testing.T) { testCredentials(t, kind, guard) })
+		t.Run(kind, func(t *testing.T) { tryCredentials(t, kind, guard) })
 	}
 }
 
-func testCredentials(t *testing.T, kind string, guard func(http.Handler) http.Handler) {
+func tryCredentials(t *testing.T, kind string, guard func(http.Handler) http.Handler) {
+	t.Helper()
 	var locked atomic.Bool
 	host := serve(t, func(h http.Handler) http.Handler {
 		guarded := guard(h)
@@ -164,13 +164,12 @@ func debians(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	cmd := exec.CommandContext(ctx, binary, "serve", filepath.Join(dir, "config"))
+	cmd := exec.Command(binary, "serve", filepath.Join(dir, "config"))
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		cancel()
+		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // killed
 	})
 	for range 200 {

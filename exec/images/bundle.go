@@ -103,7 +103,7 @@ func (b *bundle) ingest(ctx context.Context, name string, r io.Reader, size int6
 		return "", err
 	}
 	defer w.Close()
-	if _, err := io.Copy(w, &ctxReader{ctx, r}); err != nil {
+	if _, err = io.Copy(w, &ctxReader{ctx, r}); err != nil {
 		return "", err
 	}
 	b.lease.Hold(w.Digest())

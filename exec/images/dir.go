@@ -96,16 +96,17 @@ func (s *Store) loadOnce(ctx context.Context, path, file string, fill func(*bund
 		return nil
 	}
 	note := func(st *state, targets []digest.Digest) {
-		seen := mark
+		var seen strings.Builder
+		seen.WriteString(mark)
 		for _, t := range targets {
-			seen += " " + t.String()
+			seen.WriteString(" " + t.String())
 		}
-		st.Seen[path] = seen
+		st.Seen[path] = seen.String()
 	}
 	if err := s.load(ctx, newTeller(nil), note, fill); err != nil {
 		return fmt.Errorf("load images of %s: %w", path, err)
 	}
-	s.log.Info("loaded images", "path", path)
+	s.log.InfoContext(ctx, "loaded images", "path", path)
 	return nil
 }
 

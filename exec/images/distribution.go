@@ -116,12 +116,12 @@ func (s *Store) Ensure(ctx context.Context, ref string, auth *apiregistry.AuthCo
 		return nil
 	}
 	if !here && s.isHello(named) {
-		_, err := s.findOrMake(ctx, ref)
+		_, err = s.findOrMake(ctx, ref)
 		return err
 	}
 	err = s.Pull(ctx, ref, "", auth, nil)
 	if err != nil && here && ctx.Err() == nil {
-		s.log.Warn("used the local image, its registry failed", "image", reference.FamiliarString(named), "err", err)
+		s.log.WarnContext(ctx, "used the local image, its registry failed", "image", reference.FamiliarString(named), "err", err)
 		return nil
 	}
 	return err

@@ -2,7 +2,7 @@ package images
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"io"
 	"os"
 
@@ -105,30 +105,37 @@ func (s *Store) layerBlob(ctx context.Context, diffID digest.Digest, desc ocispe
 		return nil, desc, err
 	}
 	if info.Blob != "" {
-		f, err := s.blobs.Reader(info.Blob)
-		if err != nil {
-			return nil, desc, fmt.Errorf("layer %s: %w", diffID, err)
-		}
-		fi, err := f.Stat()
-		if err != nil {
-			return nil, desc, err
-		}
-		desc.MediaType, err = layerType(f)
-		desc.Digest, desc.Size = info.Blob, fi.Size()
-		return f, desc, err
+		return s.otherBlob(info.Blob, desc)
 	}
-	if err := s.keepHello(ctx, diffID); err != nil {
+	if err = s.keepHello(ctx, diffID); err != nil {
 		return nil, desc, err
 	}
 	f, err := s.blobs.Reader(desc.Digest)
 	return f, desc, err
 }
 
+// otherBlob opens a layer in another form than the descriptor's.
+func (s *Store) otherBlob(d digest.Digest, desc ocispec.Descriptor) (*os.File, ocispec.Descriptor, error) {
+	f, err := s.blobs.Reader(d)
+	if err != nil {
+		return nil, desc, err
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, desc, errors.Join(err, f.Close())
+	}
+	desc.Digest, desc.Size = d, fi.Size()
+	if desc.MediaType, err = layerType(f); err != nil {
+		return nil, desc, errors.Join(err, f.Close())
+	}
+	return f, desc, nil
+}
+
 // layerType is the media type of a layer by its first bytes; f stays at its start.
 func layerType(f *os.File) (string, error) {
 	magic := make([]byte, 4)
 	n, err := f.ReadAt(magic, 0)
-	if err != nil && err != io.EOF { //nolint:errorlint // ReadAt's own
+	if err != nil && err != io.EOF {
 		return "", err
 	}
 	return layerTypeOf(magic[:n]), nil

@@ -167,8 +167,8 @@ type file struct {
 }
 
 // tarOf is an uncompressed layer.
-func tarOf(t testing.TB, files ...file) []byte {
-	t.Helper()
+func tarOf(tb testing.TB, files ...file) []byte {
+	tb.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, f := range files {
@@ -186,54 +186,54 @@ func tarOf(t testing.TB, files ...file) []byte {
 			}
 		}
 		if err := w.WriteHeader(h); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		if _, err := io.WriteString(w, f.body); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	if err := w.Close(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return b.Bytes()
 }
 
-func gzipped(t testing.TB, b []byte) []byte {
-	t.Helper()
+func gzipped(tb testing.TB, b []byte) []byte {
+	tb.Helper()
 	var out bytes.Buffer
 	w := gzip.NewWriter(&out)
 	if _, err := w.Write(b); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := w.Close(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return out.Bytes()
 }
 
-func zstded(t testing.TB, b []byte) []byte {
-	t.Helper()
+func zstded(tb testing.TB, b []byte) []byte {
+	tb.Helper()
 	w, err := zstd.NewWriter(nil)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return w.EncodeAll(b, nil)
 }
 
 // layer is a layer for go-containerregistry, compressed with gzip.
-func layer(t testing.TB, files ...file) v1.Layer {
-	t.Helper()
-	b := tarOf(t, files...)
+func layer(tb testing.TB, files ...file) v1.Layer {
+	tb.Helper()
+	b := tarOf(tb, files...)
 	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b)), nil })
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return l
 }
 
 // image is an OCI image of the layers for a platform.
-func image(t testing.TB, arch string, layers ...v1.Layer) v1.Image {
-	t.Helper()
+func image(tb testing.TB, arch string, layers ...v1.Layer) v1.Image {
+	tb.Helper()
 	img := mutate.MediaType(empty.Image, types.OCIManifestSchema1)
 	img = mutate.ConfigMediaType(img, types.OCIConfigJSON)
 	cf := &v1.ConfigFile{OS: "linux", Architecture: arch, RootFS: v1.RootFS{Type: "layers"}}
@@ -241,25 +241,25 @@ func image(t testing.TB, arch string, layers ...v1.Layer) v1.Image {
 	cf.Config.Labels = map[string]string{"made": "here"}
 	img, err := mutate.ConfigFile(img, cf)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	for i, l := range layers {
 		img, err = mutate.Append(img, mutate.Addendum{
 			Layer: l, History: v1.History{CreatedBy: "step " + string(rune('a'+i))}, MediaType: types.OCILayer,
 		})
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	return img
 }
 
 // push writes an image or an index to a registry.
-func push(t testing.TB, ref string, what any) {
-	t.Helper()
+func push(tb testing.TB, ref string, what any) {
+	tb.Helper()
 	r, err := name.ParseReference(ref, name.WithDefaultTag("latest"))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	switch x := what.(type) {
 	case v1.Image:
@@ -268,15 +268,15 @@ func push(t testing.TB, ref string, what any) {
 		err = remote.WriteIndex(r, x)
 	}
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
-func digestOf(t testing.TB, x interface{ Digest() (v1.Hash, error) }) string {
-	t.Helper()
+func digestOf(tb testing.TB, x interface{ Digest() (v1.Hash, error) }) string {
+	tb.Helper()
 	h, err := x.Digest()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return h.String()
 }

@@ -19,7 +19,7 @@ import (
 // small is a store for inputs of a fuzzer.
 func small(t *testing.T) *node {
 	t.Helper()
-	dir, err := os.MkdirTemp(memory(), "images-*")
+	dir, err := os.MkdirTemp(memory(), "images-*") //nolint:usetesting // that would be on a disk
 	if err != nil {
 		t.Fatal(err)
 	}

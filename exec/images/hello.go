@@ -66,7 +66,7 @@ func (s *Store) makeHello(ctx context.Context, named reference.Named) (record, e
 	}
 	lease.Hold(digest.FromBytes(config), target)
 	for _, b := range [][]byte{config, manifest} {
-		if _, err := s.blobs.Write(b); err != nil {
+		if _, err = s.blobs.Write(b); err != nil {
 			return record{}, fmt.Errorf("make %s: %w", helloName, err)
 		}
 	}
@@ -139,11 +139,11 @@ func writeHello(ctx context.Context, w io.Writer, binary string) (int64, error) 
 		{Name: "./skep", Typeflag: tar.TypeReg, Mode: 0o755, Size: fi.Size()},
 	} {
 		h.Format, h.ModTime = tar.FormatUSTAR, time.Unix(0, 0)
-		if err := t.WriteHeader(&h); err != nil {
+		if err = t.WriteHeader(&h); err != nil {
 			return 0, err
 		}
 	}
-	if _, err := io.Copy(t, io.LimitReader(&ctxReader{ctx, f}, fi.Size())); err != nil {
+	if _, err = io.Copy(t, io.LimitReader(&ctxReader{ctx, f}, fi.Size())); err != nil {
 		return 0, err
 	}
 	err = t.Close()
@@ -157,7 +157,7 @@ func (s *Store) keepHello(ctx context.Context, diffID digest.Digest) error {
 		return err
 	}
 	defer w.Close()
-	if _, err := writeHello(ctx, w, filepath.Join(s.layers.Path(diffID), "skep")); err != nil {
+	if _, err = writeHello(ctx, w, filepath.Join(s.layers.Path(diffID), "skep")); err != nil {
 		return fmt.Errorf("make layer %s: %w", diffID, err)
 	}
 	_, _, err = w.Commit()

@@ -15,6 +15,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -155,7 +156,7 @@ func (s *Store) rootfs(ctx context.Context, rec record, lease *content.Lease) (R
 	}
 	lease.Hold(img.config.RootFS.DiffIDs...)
 	lease.Hold(layers.CoverID(img.config.RootFS.DiffIDs))
-	if err := s.heal(ctx, img); err != nil {
+	if err = s.heal(ctx, img); err != nil {
 		return Rootfs{}, err
 	}
 	lower, err := s.layers.Chain(ctx, img.config.RootFS.DiffIDs)
@@ -177,9 +178,7 @@ type picture struct {
 func (s *Store) publish(action events.Action, id, name string, labels map[string]string) {
 	now := time.Now()
 	attributes := map[string]string{"name": name}
-	for k, v := range labels {
-		attributes[k] = v
-	}
+	maps.Copy(attributes, labels)
 	s.config.Publish(events.Message{
 		Type: events.ImageEventType, Action: action,
 		Actor: events.Actor{ID: id, Attributes: attributes},

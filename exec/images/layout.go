@@ -76,12 +76,11 @@ func (l *loader) layoutImage(ctx context.Context, desc ocispec.Descriptor, docke
 	}
 	var keys []string
 	if name := layoutName(desc); name != "" {
-		key, err := nameKey(name)
-		if err != nil {
-			return err
-		}
-		keys = append(keys, key)
-	} else if keys, err = dockerKeys(docker[rec.Config]); err != nil {
+		keys, err = dockerKeys([]string{name})
+	} else {
+		keys, err = dockerKeys(docker[rec.Config])
+	}
+	if err != nil {
 		return err
 	}
 	l.add(rec, keys)

@@ -26,7 +26,7 @@ func (s *Store) List(ctx context.Context) ([]image.Summary, error) {
 		rec, _ := st.image(id)
 		img, err := s.open(rec)
 		if err != nil {
-			s.log.Warn("read image", "image", id, "err", err)
+			s.log.WarnContext(ctx, "read image", "image", id, "err", err)
 			continue
 		}
 		pictures = append(pictures, img)

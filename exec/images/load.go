@@ -129,21 +129,12 @@ func (l *loader) dockerImage(ctx context.Context, e dockerEntry) (record, error)
 		Versioned: specs.Versioned{SchemaVersion: 2},
 		MediaType: ocispec.MediaTypeImageManifest,
 		Config:    ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: config},
-		Layers:    []ocispec.Descriptor{},
 	}
 	if m.Config.Size, err = l.s.blobs.Size(config); err != nil {
 		return record{}, err
 	}
-	for _, name := range e.Layers {
-		d, err := l.bundle.find(ctx, name)
-		if err != nil {
-			return record{}, err
-		}
-		desc, err := l.describe(d)
-		if err != nil {
-			return record{}, err
-		}
-		m.Layers = append(m.Layers, desc)
+	if m.Layers, err = l.describe(ctx, e.Layers); err != nil {
+		return record{}, err
 	}
 	body, err := json.Marshal(m)
 	if err != nil {
@@ -157,19 +148,22 @@ func (l *loader) dockerImage(ctx context.Context, e dockerEntry) (record, error)
 	return l.image(ctx, target, target)
 }
 
-// describe is the descriptor of a layer's blob.
-func (l *loader) describe(d digest.Digest) (ocispec.Descriptor, error) {
-	f, err := l.s.blobs.Reader(d)
-	if err != nil {
-		return ocispec.Descriptor{}, err
+// describe is the descriptors of layers that are files of the archive.
+func (l *loader) describe(ctx context.Context, names []string) ([]ocispec.Descriptor, error) {
+	layers := []ocispec.Descriptor{}
+	for _, name := range names {
+		d, err := l.bundle.find(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		f, desc, err := l.s.otherBlob(d, ocispec.Descriptor{})
+		if err != nil {
+			return nil, err
+		}
+		_ = f.Close()
+		layers = append(layers, desc)
 	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return ocispec.Descriptor{}, err
-	}
-	mediaType, err := layerType(f)
-	return ocispec.Descriptor{MediaType: mediaType, Digest: d, Size: fi.Size()}, err
+	return layers, nil
 }
 
 // image takes in an image whose manifest is in the store: it checks its
@@ -184,7 +178,7 @@ func (l *loader) image(ctx context.Context, target, chosen ocispec.Descriptor) (
 	if err != nil {
 		return rec, err
 	}
-	if err := l.bundle.blob(ctx, m.Config.Digest); err != nil {
+	if err = l.bundle.blob(ctx, m.Config.Digest); err != nil {
 		return rec, err
 	}
 	rec.Config = m.Config.Digest

@@ -27,64 +27,64 @@ import (
 )
 
 // saved is what crane and old docker save: manifest.json and layers beside it.
-func saved(t testing.TB, tag string, img v1.Image) []byte {
-	t.Helper()
+func saved(tb testing.TB, tag string, img v1.Image) []byte {
+	tb.Helper()
 	ref, err := name.NewTag(tag)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var b bytes.Buffer
 	if err := tarball.Write(ref, img, &b); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return b.Bytes()
 }
 
 // ociDir is an OCI layout with one image under a name.
-func ociDir(t testing.TB, imageName string, img v1.Image) string {
-	t.Helper()
-	dir := t.TempDir()
+func ociDir(tb testing.TB, imageName string, img v1.Image) string {
+	tb.Helper()
+	dir := tb.TempDir()
 	p, err := layout.Write(dir, empty.Index)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := p.AppendImage(img, layout.WithAnnotations(map[string]string{"io.containerd.image.name": imageName})); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return dir
 }
 
 // tarDir is a directory as a tar, as "tar -C dir -c ." writes it.
-func tarDir(t testing.TB, dir string) []byte {
-	t.Helper()
+func tarDir(tb testing.TB, dir string) []byte {
+	tb.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	if err := w.AddFS(os.DirFS(dir)); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := w.Close(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return b.Bytes()
 }
 
 // compressed is an image with one layer as the given bytes, whose content is plain.
-func compressed(t testing.TB, plain, blob []byte, mt types.MediaType) v1.Image {
-	t.Helper()
+func compressed(tb testing.TB, plain, blob []byte, mt types.MediaType) v1.Image {
+	tb.Helper()
 	l := &rawLayer{Layer: static.NewLayer(blob, mt), plain: plain}
 	img := mutate.MediaType(empty.Image, types.OCIManifestSchema1)
 	img, err := mutate.Append(img, mutate.Addendum{Layer: l, MediaType: mt})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	cf, err := img.ConfigFile()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	cf = cf.DeepCopy()
 	cf.OS, cf.Architecture = "linux", runtime.GOARCH
 	if img, err = mutate.ConfigFile(img, cf); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return img
 }
@@ -105,8 +105,8 @@ func (l *rawLayer) Uncompressed() (io.ReadCloser, error) {
 
 // legacy is what docker save wrote before it knew OCI: a directory for each
 // layer, and a link where two are the same.
-func legacy(t testing.TB, tag string, layers ...[]byte) []byte {
-	t.Helper()
+func legacy(tb testing.TB, tag string, layers ...[]byte) []byte {
+	tb.Helper()
 	var files []file
 	var paths, diffIDs []string
 	first := map[string]string{}
@@ -127,13 +127,13 @@ func legacy(t testing.TB, tag string, layers ...[]byte) []byte {
 		"rootfs": map[string]any{"type": "layers", "diff_ids": diffIDs},
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	manifest, err := json.Marshal([]map[string]any{{"Config": "c.json", "RepoTags": []string{tag}, "Layers": paths}})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	return tarOf(t, append(files, file{name: "c.json", body: string(config)}, file{name: "manifest.json", body: string(manifest)})...)
+	return tarOf(tb, append(files, file{name: "c.json", body: string(config)}, file{name: "manifest.json", body: string(manifest)})...)
 }
 
 func TestLoad(t *testing.T) {

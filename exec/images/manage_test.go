@@ -203,8 +203,8 @@ func TestInspectListAndHistory(t *testing.T) {
 	if err != nil || len(list) != 1 || list[0].ID != i.ID || list[0].Size != 8 {
 		t.Errorf("list: %+v, %v", list, err)
 	}
-	if used, err := n.DiskUsage(t.Context()); err != nil || used != 8 {
-		t.Errorf("disk usage %d, %v", used, err)
+	if used, usageErr := n.DiskUsage(t.Context()); usageErr != nil || used != 8 {
+		t.Errorf("disk usage %d, %v", used, usageErr)
 	}
 	h, err := n.History(t.Context(), host+"/app:1")
 	if err != nil || len(h) != 2 || h[0].ID != i.ID || h[0].CreatedBy != "step b" || h[0].Size != 3 || h[1].ID != "<missing>" {

@@ -140,7 +140,7 @@ func (p *puller) pull(ctx context.Context) (record, error) {
 		target.MediaType = t
 	}
 	p.tell.status(label(p.named), "Pulling from "+reference.Path(p.named))
-	if err := p.keep(target.Digest, body); err != nil {
+	if err = p.keep(target.Digest, body); err != nil {
 		return record{}, err
 	}
 	chosen := target
@@ -218,7 +218,7 @@ func (p *puller) config(ctx context.Context, m ocispec.Manifest) (dockerspec.Doc
 		if body, err = p.repo.Bytes(ctx, m.Config); err != nil {
 			return dockerspec.DockerOCIImage{}, err
 		}
-		if err := p.keep(m.Config.Digest, body); err != nil {
+		if err = p.keep(m.Config.Digest, body); err != nil {
 			return dockerspec.DockerOCIImage{}, err
 		}
 	}

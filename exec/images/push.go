@@ -91,9 +91,9 @@ func (s *Store) document(ctx context.Context, rec record) (document, error) {
 	d.manifest.Layers = slices.Clone(d.manifest.Layers)
 	changed := false
 	for i, l := range d.manifest.Layers {
-		f, desc, err := s.layerBlob(ctx, d.diffIDs[i], l)
-		if err != nil {
-			return d, err
+		f, desc, layerErr := s.layerBlob(ctx, d.diffIDs[i], l)
+		if layerErr != nil {
+			return d, layerErr
 		}
 		_ = f.Close()
 		if desc.Digest != l.Digest {
@@ -176,9 +176,9 @@ func (p *pusher) blob(ctx context.Context, id string, desc ocispec.Descriptor) e
 		from = p.from[0]
 	}
 	outcome, err := p.repo.PutBlob(ctx, desc, from, func() (io.ReadCloser, error) {
-		f, err := p.s.blobs.Reader(desc.Digest)
-		if err != nil || id == "" {
-			return f, err
+		f, openErr := p.s.blobs.Reader(desc.Digest)
+		if openErr != nil || id == "" {
+			return f, openErr
 		}
 		return &stepReader{ReadCloser: f, step: p.tell.bar(id, "Pushing", desc.Size).step}, nil
 	})

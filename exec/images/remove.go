@@ -30,9 +30,9 @@ func (s *Store) Tag(_ context.Context, ref, target string) error {
 	named = reference.TagNameOnly(named)
 	var rec record
 	err = s.change(func(st *state) error {
-		var err error
-		if rec, _, err = st.find(ref); err != nil {
-			return err
+		var missing error
+		if rec, _, missing = st.find(ref); missing != nil {
+			return missing
 		}
 		rec.Tagged = time.Now()
 		st.Images[rec.Target.Digest] = rec
@@ -191,9 +191,9 @@ func (s *Store) Prune(ctx context.Context, dangling bool, keep func(image.Summar
 		if dangling && len(summary.RepoTags) > 0 || keep != nil && keep(summary) {
 			continue
 		}
-		done, err := s.pruneOne(summary)
-		if err != nil {
-			return report, err
+		done, pruneErr := s.pruneOne(summary)
+		if pruneErr != nil {
+			return report, pruneErr
 		}
 		report.ImagesDeleted = append(report.ImagesDeleted, done...)
 	}

@@ -162,7 +162,7 @@ func (sv *saver) blob(d digest.Digest) error {
 	if err != nil {
 		return err
 	}
-	if err := sv.header(blobName(d), fi.Size()); err != nil {
+	if err = sv.header(blobName(d), fi.Size()); err != nil {
 		return err
 	}
 	_, err = io.Copy(sv.tar, &ctxReader{sv.ctx, f})

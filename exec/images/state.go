@@ -100,13 +100,13 @@ func writeFile(path string, b []byte) error {
 	}
 	defer os.Remove(f.Name()) // gone when it was renamed
 	defer f.Close()
-	if _, err := f.Write(b); err != nil {
+	if _, err = f.Write(b); err != nil {
 		return err
 	}
-	if err := f.Sync(); err != nil {
+	if err = f.Sync(); err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), path); err != nil {
+	if err = os.Rename(f.Name(), path); err != nil {
 		return err
 	}
 	dir, err := os.Open(filepath.Dir(path))

@@ -2,7 +2,6 @@ package layers_test
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -114,11 +113,12 @@ func BenchmarkUnpack(b *testing.B) {
 	}
 	for _, n := range []int{1, 4} {
 		measure(fmt.Sprintf("skep/layers=%d", n), func(b *testing.B, mnt string) {
+			b.Helper()
 			s, err := layers.Open(mnt, layers.DefaultLimits())
 			if err != nil {
 				b.Fatal(err)
 			}
-			group, ctx := errgroup.WithContext(context.Background())
+			group, ctx := errgroup.WithContext(b.Context())
 			group.SetLimit(n)
 			for i := range gz {
 				group.Go(func() error {
@@ -131,6 +131,7 @@ func BenchmarkUnpack(b *testing.B) {
 		})
 	}
 	measure("tar", func(b *testing.B, mnt string) {
+		b.Helper()
 		for i := range gz {
 			tar := exec.Command("tar", "-xz", "-C", mnt)
 			tar.Stdin = bytes.NewReader(gz[i])

@@ -151,13 +151,13 @@ func (c chain) wrong() ([]string, error) {
 // source is the directory whose metadata dir has in the image: the topmost
 // that its layer describes, or else the topmost.
 func (c chain) source(dir string) (from string, explicit bool, err error) {
-	for i := len(c.roots) - 1; i >= 0; i-- {
-		here, hidden, err := look(c.roots[i], dir)
+	for i, v := range slices.Backward(c.roots) {
+		here, hidden, err := look(v, dir)
 		if err != nil {
 			return "", false, err
 		}
 		if here {
-			p := filepath.Join(c.roots[i], dir)
+			p := filepath.Join(v, dir)
 			if !c.implied[i][dir] {
 				return p, true, nil
 			}

@@ -18,7 +18,7 @@ func memory(t *testing.T) string {
 	if fi, err := os.Stat("/dev/shm"); err == nil && fi.IsDir() {
 		parent = "/dev/shm"
 	}
-	dir, err := os.MkdirTemp(parent, "layers-*")
+	dir, err := os.MkdirTemp(parent, "layers-*") //nolint:usetesting // that would be on a disk
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -188,10 +188,10 @@ func (s *Store) make(diffID digest.Digest, fill func(root string) (Info, error))
 		}
 	}()
 	root := filepath.Join(tmp, "fs")
-	if err := os.Mkdir(root, 0o755); err != nil {
+	if err = os.Mkdir(root, 0o755); err != nil {
 		return fmt.Errorf("create layer: %w", err)
 	}
-	if err := os.Chmod(root, 0o755); err != nil { // whatever the umask
+	if err = os.Chmod(root, 0o755); err != nil { // whatever the umask
 		return fmt.Errorf("create layer: %w", err)
 	}
 	info, err := fill(root)

@@ -20,10 +20,10 @@ import (
 	"skep/exec/layers"
 )
 
-func needRoot(t testing.TB) {
-	t.Helper()
+func needRoot(tb testing.TB) {
+	tb.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("unpacking needs root")
+		tb.Skip("unpacking needs root")
 	}
 }
 
@@ -45,8 +45,8 @@ func symlink(name, to string) file {
 	return file{name: name, typ: tar.TypeSymlink, link: to}
 }
 
-func tarOf(t testing.TB, files ...file) []byte {
-	t.Helper()
+func tarOf(tb testing.TB, files ...file) []byte {
+	tb.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, f := range files {
@@ -61,55 +61,55 @@ func tarOf(t testing.TB, files ...file) []byte {
 			h.Mode = 0o644
 		}
 		if err := w.WriteHeader(h); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		if _, err := io.WriteString(w, f.body); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	if err := w.Close(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return b.Bytes()
 }
 
-func gzipped(t testing.TB, b []byte) []byte {
-	t.Helper()
+func gzipped(tb testing.TB, b []byte) []byte {
+	tb.Helper()
 	var out bytes.Buffer
 	w := gzip.NewWriter(&out)
 	if _, err := w.Write(b); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := w.Close(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return out.Bytes()
 }
 
-func zstded(t testing.TB, b []byte, opts ...zstd.EOption) []byte {
-	t.Helper()
+func zstded(tb testing.TB, b []byte, opts ...zstd.EOption) []byte {
+	tb.Helper()
 	w, err := zstd.NewWriter(nil, opts...)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return w.EncodeAll(b, nil)
 }
 
 // store is a store in a directory with a canary beside it.
-func store(t testing.TB, limits layers.Limits) (*layers.Store, string) {
-	t.Helper()
-	return storeIn(t, t.TempDir(), limits)
+func store(tb testing.TB, limits layers.Limits) (*layers.Store, string) {
+	tb.Helper()
+	return storeIn(tb, tb.TempDir(), limits)
 }
 
-func storeIn(t testing.TB, top string, limits layers.Limits) (*layers.Store, string) {
-	t.Helper()
-	needRoot(t)
+func storeIn(tb testing.TB, top string, limits layers.Limits) (*layers.Store, string) {
+	tb.Helper()
+	needRoot(tb)
 	if err := os.WriteFile(filepath.Join(top, "canary"), []byte("alive"), 0o600); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	s, err := layers.Open(filepath.Join(top, "store"), limits)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return s, top
 }
@@ -118,11 +118,11 @@ func source(b []byte) func() (io.ReadCloser, error) {
 	return func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b)), nil }
 }
 
-func unpack(t testing.TB, s *layers.Store, plain []byte) digest.Digest {
-	t.Helper()
+func unpack(tb testing.TB, s *layers.Store, plain []byte) digest.Digest {
+	tb.Helper()
 	d := digest.FromBytes(plain)
-	if err := s.Unpack(context.Background(), d, "", source(plain)); err != nil {
-		t.Fatal(err)
+	if err := s.Unpack(tb.Context(), d, "", source(plain)); err != nil {
+		tb.Fatal(err)
 	}
 	return d
 }

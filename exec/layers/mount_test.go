@@ -24,14 +24,14 @@ func mount(t *testing.T, s *layers.Store, ids ...digest.Digest) string {
 	}
 	work := t.TempDir()
 	for _, d := range []string{"upper", "work", "merged"} {
-		if err := os.Mkdir(filepath.Join(work, d), 0o755); err != nil {
+		if err = os.Mkdir(filepath.Join(work, d), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
 	merged := filepath.Join(work, "merged")
 	// An overlay's root is the upper directory's, so a container's is made like
 	// the topmost layer's.
-	if err := unix.Chmod(filepath.Join(work, "upper"), stat(t, lower[0]).Mode&0o7777); err != nil {
+	if err = unix.Chmod(filepath.Join(work, "upper"), stat(t, lower[0]).Mode&0o7777); err != nil {
 		t.Fatal(err)
 	}
 	data := fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work", strings.Join(lower, ":"), work, work)

@@ -41,7 +41,7 @@ func (r *Repository) Manifest(ctx context.Context, ref string) ([]byte, ocispec.
 			return err
 		}
 		defer resp.Body.Close()
-		if err := transport.CheckError(resp, http.StatusOK); err != nil {
+		if err = transport.CheckError(resp, http.StatusOK); err != nil {
 			return err
 		}
 		if body, err = io.ReadAll(io.LimitReader(resp.Body, maxManifest+1)); err != nil {
@@ -156,7 +156,7 @@ func (b *blob) Read(p []byte) (int, error) {
 			b.broken = 0
 			b.timer.Reset(idle)
 		}
-		cut := err == io.EOF && b.n < b.desc.Size //nolint:errorlint // a body's own
+		cut := err == io.EOF && b.n < b.desc.Size
 		if err == nil || (err == io.EOF && !cut) || b.ctx.Err() != nil || b.broken >= attempts {
 			if cut {
 				err = io.ErrUnexpectedEOF

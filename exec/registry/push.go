@@ -95,7 +95,7 @@ func start(ctx context.Context, e *endpoint, client *http.Client, d digest.Diges
 		return nil, false, err
 	}
 	defer resp.Body.Close()
-	if err := transport.CheckError(resp, http.StatusAccepted, http.StatusCreated); err != nil {
+	if err = transport.CheckError(resp, http.StatusAccepted, http.StatusCreated); err != nil {
 		return nil, false, err
 	}
 	if resp.StatusCode == http.StatusCreated {

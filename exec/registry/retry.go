@@ -67,12 +67,10 @@ func wait(ctx context.Context, n int) error {
 
 // passing says whether an error may be gone at the next try.
 func passing(err error) bool {
-	var status *transport.Error
-	if errors.As(err, &status) {
+	if status, ok := errors.AsType[*transport.Error](err); ok {
 		return status.Temporary()
 	}
-	var dns *net.DNSError
-	if errors.As(err, &dns) {
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
 		return dns.IsTemporary || dns.IsTimeout
 	}
 	var timeout net.Error
