@@ -37,3 +37,16 @@ func (h *heap[T]) pop() {
 	h.items = h.items[:last]
 	h.down(0)
 }
+
+// push adds an item.
+func (h *heap[T]) push(item T) {
+	h.items = append(h.items, item)
+	for i := len(h.items) - 1; i > 0; {
+		up := (i - 1) / 2
+		if !h.less(&h.items[i], &h.items[up]) {
+			return
+		}
+		h.items[i], h.items[up] = h.items[up], h.items[i]
+		i = up
+	}
+}

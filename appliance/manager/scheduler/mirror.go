@@ -46,7 +46,7 @@ func newMirror(s *store.Snapshot, now time.Time) *mirror {
 		stuck:   map[group]bool{},
 	}
 	for n := range s.Nodes.All() {
-		m.setNode(s, n.ID, now)
+		m.setNode(s, n.ID)
 	}
 	for t := range s.Tasks.All() {
 		m.setTask(s, t.ID, t, now)
@@ -54,12 +54,18 @@ func newMirror(s *store.Snapshot, now time.Time) *mirror {
 	return m
 }
 
-// follow takes in what changed.
+// follow takes in what changed. Tasks come first: what a node has to bear is
+// counted anew from the snapshot's tasks, which must be those of the mirror.
 func (m *mirror) follow(s *store.Snapshot, keys []store.Key, now time.Time) {
+	defer func() {
+		for _, k := range keys {
+			if k.Kind == object.KindNode {
+				m.setNode(s, k.ID)
+			}
+		}
+	}()
 	for _, k := range keys {
 		switch k.Kind {
-		case object.KindNode:
-			m.setNode(s, k.ID, now)
 		case object.KindTask:
 			t, _ := s.Tasks.Get(k.ID)
 			m.setTask(s, k.ID, t, now)
@@ -77,7 +83,7 @@ func (m *mirror) follow(s *store.Snapshot, keys []store.Key, now time.Time) {
 	}
 }
 
-func (m *mirror) setNode(s *store.Snapshot, id string, now time.Time) {
+func (m *mirror) setNode(s *store.Snapshot, id string) {
 	clear(m.stuck)
 	n, ok := s.Nodes.Get(id)
 	old := m.members[id]

@@ -13,6 +13,17 @@ import (
 	"skep/store/object"
 )
 
+const (
+	msgAssigned  = "scheduler assigned task to node"
+	msgConfirmed = "scheduler confirmed task can run on preassigned node"
+)
+
+// loaded is a node, at a place in the order, with the tasks that it had.
+type loaded struct {
+	member    *member
+	total, at int
+}
+
 // Scheduler decides where tasks run. It remembers what it has seen of the
 // state, so that its work is in proportion to what changed.
 type Scheduler struct {
@@ -20,6 +31,9 @@ type Scheduler struct {
 	// placed are the tasks of the last plan: the mirror has them where they
 	// were planned to be, until the store says where they are.
 	placed []string
+	// idlest holds the nodes by their number of tasks, for one plan. Within a
+	// plan that only grows: what an entry says may be too low, never too high.
+	idlest heap[loaded]
 }
 
 // Plan is the scheduler's [loop.Plan].
@@ -34,6 +48,7 @@ func (s *Scheduler) Plan(_ *store.Snapshot, ch store.Changes, now time.Time) (lo
 		s.mirror.follow(ch.Snapshot, ch.Keys, now)
 	}
 	s.placed = s.placed[:0]
+	s.idlest.items = nil
 	var c loop.Changes
 	for _, g := range slices.SortedFunc(maps.Keys(s.mirror.waiting), func(a, b group) int {
 		return cmp.Or(cmp.Compare(a.service, b.service), cmp.Compare(a.version, b.version))
@@ -47,19 +62,34 @@ func (s *Scheduler) Plan(_ *store.Snapshot, ch store.Changes, now time.Time) (lo
 
 // place finds places for the tasks of a group that wait for one.
 func (s *Scheduler) place(snap *store.Snapshot, g group, now time.Time, c *loop.Changes) {
-	m := s.mirror
-	d := m.demand(snap, g)
-	var tree *branch
-	var why tally
-	dynamic := d.changes()
-	for _, t := range slices.SortedFunc(maps.Values(m.waiting[g]), compareTasks) {
+	d := s.mirror.demand(snap, g)
+	tasks := slices.SortedFunc(maps.Values(s.mirror.waiting[g]), compareTasks)
+	free := tasks[:0]
+	for _, t := range tasks {
 		if t.NodeID != "" {
 			s.confirm(snap, t, d, now, c)
 			continue
 		}
-		if tree == nil {
-			tree = m.grow(g, d, &why, now)
+		free = append(free, t)
+	}
+	if len(free) == 0 {
+		return
+	}
+	if nodes := s.few(g, d, len(free), now); nodes != nil {
+		for i, t := range free {
+			s.assign(snap, t, nodes[i].node.ID, msgAssigned, now, c)
 		}
+		return
+	}
+	s.many(snap, g, d, free, now, c)
+}
+
+// many looks at all nodes.
+func (s *Scheduler) many(snap *store.Snapshot, g group, d *demand, tasks []*object.Task, now time.Time, c *loop.Changes) {
+	var why tally
+	tree := s.mirror.grow(g, d, &why, now)
+	dynamic := d.changes()
+	for _, t := range tasks {
 		n := tree.pick(&why, func(n *member) filter {
 			if dynamic {
 				return d.check(n, g)
@@ -67,12 +97,58 @@ func (s *Scheduler) place(snap *store.Snapshot, g group, now time.Time, c *loop.
 			return fit
 		})
 		if n == nil {
-			m.stuck[g] = true
+			s.mirror.stuck[g] = true
 			s.refuse(t, why.explain(), now, c)
 			continue
 		}
-		s.assign(snap, t, n.node.ID, "scheduler assigned task to node", now, c)
+		s.assign(snap, t, n.node.ID, msgAssigned, now, c)
 	}
+}
+
+// few finds the best nodes for tasks that are few, without a look at all nodes:
+// the idlest that fit and run none of the service. It returns nil if there are
+// not enough of them close by, or if there is more to consider.
+func (s *Scheduler) few(g group, d *demand, count int, now time.Time) []*member {
+	order := s.mirror.order
+	if len(d.descriptors) > 0 || count > len(order)/8 {
+		return nil
+	}
+	h := &s.idlest
+	if h.items == nil {
+		h.less = func(a, b *loaded) bool {
+			if a.total != b.total {
+				return a.total < b.total
+			}
+			return a.at < b.at
+		}
+		h.items = make([]loaded, len(order))
+		for i, n := range order {
+			h.items[i] = loaded{n, n.total, i}
+		}
+		h.init()
+	}
+	var out []*member
+	var seen []loaded
+	for len(out) < count && len(h.items) > 0 && len(seen) < 4*count+64 {
+		top := &h.items[0]
+		if top.total != top.member.total {
+			top.total = top.member.total
+			h.down(0)
+			continue
+		}
+		seen = append(seen, *top)
+		if n := top.member; n.active[g.service] == 0 && d.check(n, g) == fit && n.failed(g, now) < flaky {
+			out = append(out, n)
+		}
+		h.pop()
+	}
+	for _, l := range seen {
+		h.push(l)
+	}
+	if len(out) < count {
+		return nil
+	}
+	return out
 }
 
 // confirm assigns a task that was made for one node, if the node is fit.
@@ -87,7 +163,7 @@ func (s *Scheduler) confirm(snap *store.Snapshot, t *object.Task, d *demand, now
 		s.refuse(t, why.explain(), now, c)
 		return
 	}
-	s.assign(snap, t, t.NodeID, "scheduler confirmed task can run on preassigned node", now, c)
+	s.assign(snap, t, t.NodeID, msgConfirmed, now, c)
 }
 
 func (s *Scheduler) assign(snap *store.Snapshot, t *object.Task, node, message string, now time.Time, c *loop.Changes) {

@@ -18,6 +18,7 @@ const (
 type candidate struct {
 	*member
 	failures, same, total int // failures of the group; active tasks of the service; of all
+	at                    int // in the order of IDs
 }
 
 // better reports whether a is to be preferred: the one with fewer failures of
@@ -32,7 +33,7 @@ func better(a, b *candidate) bool {
 	if a.total != b.total {
 		return a.total < b.total
 	}
-	return a.node.ID < b.node.ID
+	return a.at < b.at
 }
 
 // branch is a part of the nodes: all that share the labels which the placement
@@ -56,7 +57,7 @@ func lessTasks(a, b **branch) bool {
 func (m *mirror) grow(g group, d *demand, why *tally, now time.Time) *branch {
 	root := &branch{}
 	kids := map[*branch]map[string]*branch{}
-	for _, n := range m.order {
+	for at, n := range m.order {
 		same := n.active[g.service]
 		b := root
 		b.tasks += same
@@ -81,7 +82,7 @@ func (m *mirror) grow(g group, d *demand, why *tally, now time.Time) *branch {
 			why[f]++
 			continue
 		}
-		b.nodes.items = append(b.nodes.items, candidate{n, n.failed(g, now), same, n.total})
+		b.nodes.items = append(b.nodes.items, candidate{n, n.failed(g, now), same, n.total, at})
 	}
 	root.ripen()
 	return root
