@@ -117,11 +117,23 @@ func (a *API) containerCreate(w http.ResponseWriter, r *http.Request) error {
 	}
 	created, err := a.Containers.Create(r.Context(), param(r, "name"), req)
 	if err != nil {
-		return err
+		return a.notTheImage(r.Context(), req.Image, err)
 	}
 	admin.NameObject(r.Context(), created.ID)
 	created.Warnings = listed(created.Warnings)
 	return writeJSON(w, http.StatusCreated, created)
+}
+
+// notTheImage turns what was not found into a bad request, unless it is the
+// image: clients take 404 for that, pull it, and tell of the pull instead.
+func (a *API) notTheImage(ctx context.Context, ref string, err error) error {
+	if !errors.Is(err, errdefs.ErrNotFound) {
+		return err
+	}
+	if _, missing := a.Images.Inspect(ctx, ref); missing != nil {
+		return err
+	}
+	return invalid("%v", err)
 }
 
 // adaptCreate drops what the client's version did not have, and replaces what

@@ -50,6 +50,7 @@ func TestDocker_CommandsWorkAgainstTheRoutes(t *testing.T) {
 		{args: "run -d --name web base sleep"},
 		{args: "run --rm pulled echo hi", stdout: "hi\n", stderr: "Downloaded newer image"},
 		{args: "run --name web base sleep", stderr: "is already in use", code: 125},
+		{args: "run --rm --network nosuch base echo", stderr: "network nosuch not found", code: 125},
 		{args: "ps --format {{.Names}}", stdout: "web\n"},
 		{args: "ps -q --no-trunc --filter name=nope", stdout: ""},
 		{args: "ps -a --filter exited=7 --format {{.Image}}", stdout: "base\n"},

@@ -156,6 +156,9 @@ func (r *runtime) Create(_ context.Context, name string, req container.CreateReq
 	if _, err := r.images.Inspect(context.Background(), req.Image); err != nil {
 		return container.CreateResponse{}, err
 	}
+	if req.HostConfig.NetworkMode == "nosuch" {
+		return container.CreateResponse{}, object.Errorf(errdefs.ErrNotFound, "network %s not found", req.HostConfig.NetworkMode)
+	}
 	if name == "" {
 		name = fmt.Sprint("c", len(r.all))
 	}
