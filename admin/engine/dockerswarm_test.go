@@ -83,14 +83,14 @@ func TestDocker_DrivesTheSwarm(t *testing.T) {
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	defer func() { cancel(); <-done }()
+	var loops sync.WaitGroup
+	defer func() { cancel(); loops.Wait() }()
 	tests := []struct {
 		args, stdout, stderr string // parts of what is printed
 		code                 int
 	}{
 		{args: "service ls", stderr: "This node is not a swarm manager.", code: 1},
-		{args: "swarm init --advertise-addr 192.168.78.1", stdout: "docker swarm join --token SWMTKN-1-worker 192.168.78.1:2377"},
+		{args: "swarm init --advertise-addr 192.168.78.1", stdout: " swarm join --token SWMTKN-1-worker 192.168.78.1:2377"},
 		{args: "swarm init", stderr: "This node is already part of a swarm.", code: 1},
 		{args: "info --format {{.Swarm.LocalNodeState}},{{.Swarm.Nodes}},{{.Swarm.Managers}}", stdout: "active,1,1\n"},
 		{args: "swarm join-token -q manager", stdout: "SWMTKN-1-manager\n"},
@@ -168,13 +168,8 @@ func TestDocker_DrivesTheSwarm(t *testing.T) {
 			if m.store == nil {
 				t.Fatal("there is no swarm")
 			}
-			go func() {
-				defer close(done)
-				var both sync.WaitGroup
-				both.Go(func() { m.orchestrate(ctx) })
-				both.Go(func() { _ = m.events.Watch(ctx, m.store) })
-				both.Wait()
-			}()
+			loops.Go(func() { m.orchestrate(ctx) })
+			loops.Go(func() { _ = m.events.Watch(ctx, m.store) })
 		}
 	}
 }

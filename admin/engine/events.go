@@ -90,6 +90,9 @@ func (a *API) events(w http.ResponseWriter, r *http.Request) error {
 		seq = next
 		for _, m := range ms {
 			at := time.Unix(0, m.TimeNano)
+			if m.Type == events.ImageEventType && m.Action == events.ActionCreate && minorOf(r) < 46 {
+				continue // older clients do not know it
+			}
 			if at.Before(since) || !until.IsZero() && at.After(until) || !wantsEvent(f, m) {
 				continue
 			}

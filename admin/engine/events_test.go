@@ -63,6 +63,12 @@ func TestEvents_ShowThePastByTimeAndFilter(t *testing.T) {
 	if body != want {
 		t.Errorf("got  %s\nwant %s", body, want)
 	}
+	publish(m.events, 50, events.ImageEventType, events.ActionCreate, "i1", nil)
+	for version, want := range map[string]int{"v1.45": 0, "v1.46": 1} {
+		if _, _, body := m.call(t, "GET", "/"+version+"/events?until=100&since=45", ""); strings.Count(body, "create") != 2*want {
+			t.Errorf("%s is told of created images: %s", version, body)
+		}
+	}
 	for query, want := range map[string]string{"since=x": "invalid since 'x': want seconds since 1970 or RFC 3339", "filters=" + url.QueryEscape(`{"x":["y"]}`): "invalid filter 'x'"} {
 		if status, _, body := m.call(t, "GET", "/events?"+query, ""); status != 400 || message(t, body) != want {
 			t.Errorf("%s: %d %s", query, status, body)

@@ -257,7 +257,16 @@ func (a *API) pin(ctx context.Context, spec *swarm.ServiceSpec, auth *registry.A
 
 // setPlatforms keeps tasks off nodes that the image is not made for.
 func setPlatforms(spec *swarm.ServiceSpec, found registry.DistributionInspect) {
-	if len(found.Platforms) == 0 {
+	var platforms []swarm.Platform
+	for _, p := range found.Platforms {
+		switch {
+		case p.Architecture == "" || p.OS == "":
+			return // made for who knows what
+		case p.Architecture != "unknown": // no image but what is said of one
+			platforms = append(platforms, swarm.Platform{Architecture: p.Architecture, OS: p.OS})
+		}
+	}
+	if len(platforms) == 0 {
 		return
 	}
 	p := spec.TaskTemplate.Placement
@@ -265,8 +274,5 @@ func setPlatforms(spec *swarm.ServiceSpec, found registry.DistributionInspect) {
 		p = &swarm.Placement{}
 		spec.TaskTemplate.Placement = p
 	}
-	p.Platforms = nil
-	for _, platform := range found.Platforms {
-		p.Platforms = append(p.Platforms, swarm.Platform{Architecture: platform.Architecture, OS: platform.OS})
-	}
+	p.Platforms = platforms
 }
