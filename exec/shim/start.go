@@ -100,8 +100,9 @@ func Start(ctx context.Context, p Plan) (_ *Process, err error) {
 	// Not CommandContext: the shim outlives whoever asked for it.
 	proc.cmd = &exec.Cmd{
 		Path: p.Exe, Args: []string{"skep", "shim", p.Name},
-		// The creator is short-lived: it never collects garbage.
-		Env:         []string{Variable + "=" + p.args(), "GOGC=off", "GOMAXPROCS=2"},
+		// The creator is short-lived: it never collects garbage, and one
+		// thread at a time wakes the fewest others. Its init inherits that.
+		Env:         []string{Variable + "=" + p.args(), "GOGC=off", "GOMAXPROCS=1"},
 		Stderr:      stderr,
 		ExtraFiles:  files.list,
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
