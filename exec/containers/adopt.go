@@ -141,7 +141,7 @@ func (e *Engine) settle(ctx context.Context, c *instance) {
 
 // removeStrays removes what belongs to containers that are not known.
 func (e *Engine) removeStrays(ctx context.Context) error {
-	for _, dir := range []string{e.cfg.RunDir, e.stateRoot()} {
+	for _, dir := range []string{e.runDir(""), e.stateRoot()} {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			return err

@@ -48,8 +48,8 @@ type Sealer interface {
 // Config is what an Engine needs. All of it is required unless it says otherwise.
 type Config struct {
 	// Dir holds a directory per container: sealed configuration, log, and the
-	// writable layer. RunDir is its counterpart for what ends with the machine;
-	// it belongs on a tmpfs.
+	// writable layer. RunDir is its counterpart for what ends with the machine
+	// ("containers" and "libcontainer" in it); it belongs on a tmpfs.
 	Dir, RunDir string
 	// Exe is the copy of this binary that shims run from; see shim.Install.
 	Exe string
@@ -108,7 +108,7 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 		work: make(chan func(context.Context)), stopped: make(chan struct{}),
 		byID: map[string]*instance{}, names: map[string]string{}, execs: map[string]*execution{},
 	}
-	for _, dir := range []string{cfg.Dir, cfg.RunDir, e.stateRoot()} {
+	for _, dir := range []string{cfg.Dir, e.runDir(""), e.stateRoot()} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return nil, fmt.Errorf("open containers: %w", err)
 		}
@@ -150,9 +150,9 @@ func (e *Engine) background(ctx context.Context, f func(context.Context)) error 
 }
 
 func (e *Engine) dir(id string) string    { return filepath.Join(e.cfg.Dir, id) }
-func (e *Engine) runDir(id string) string { return filepath.Join(e.cfg.RunDir, id) }
+func (e *Engine) runDir(id string) string { return filepath.Join(e.cfg.RunDir, "containers", id) }
 func (e *Engine) logDir(id string) string { return filepath.Join(e.dir(id), "logs") }
-func (e *Engine) stateRoot() string       { return filepath.Join(filepath.Dir(e.cfg.RunDir), "libcontainer") }
+func (e *Engine) stateRoot() string       { return filepath.Join(e.cfg.RunDir, "libcontainer") }
 func (e *Engine) cgroup(id string) string { return path.Join("/", e.cfg.CgroupParent, id) }
 
 // all is every container, the oldest first.

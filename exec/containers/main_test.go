@@ -151,7 +151,7 @@ func openWorld(dir string) (*world, error) {
 
 func (w *world) config(out *slog.Logger) containers.Config {
 	return containers.Config{
-		Dir: filepath.Join(w.dir, "containers"), RunDir: filepath.Join(w.dir, "run", "containers"), Exe: filepath.Join(w.dir, "bin", "skep"),
+		Dir: filepath.Join(w.dir, "containers"), RunDir: filepath.Join(w.dir, "run"), Exe: filepath.Join(w.dir, "bin", "skep"),
 		CgroupParent: w.cgroup(), Images: w, Networks: w.nets, Volumes: w.vols, Sealer: sealer{},
 		Publish: func(m events.Message) {
 			w.mu.Lock()
