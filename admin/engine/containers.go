@@ -108,11 +108,11 @@ func (a *API) containerCreate(w http.ResponseWriter, r *http.Request) error {
 	if req.HostConfig == nil {
 		req.HostConfig = &container.HostConfig{}
 	}
-	if err := allowHost(r.Context(), hostAccess(req.HostConfig)); err != nil {
+	if err = allowHost(r.Context(), hostAccess(req.HostConfig)); err != nil {
 		return err
 	}
 	adaptCreate(&req, minorOf(r))
-	if err := a.checkPlatform(r.Context(), req.Image, param(r, "platform")); err != nil {
+	if err = a.checkPlatform(r.Context(), req.Image, param(r, "platform")); err != nil {
 		return err
 	}
 	created, err := a.Containers.Create(r.Context(), param(r, "name"), req)

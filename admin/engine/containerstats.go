@@ -46,17 +46,17 @@ func (a *API) containerStats(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	for out := json.NewEncoder(w); ; {
-		if err := out.Encode(last); err != nil {
+		if err = out.Encode(last); err != nil {
 			return err
 		}
-		if err := flush(); err != nil {
+		if err = flush(); err != nil {
 			return err
 		}
 		last, err = a.nextSample(ctx, c, last)
-		if errors.Is(err, errdefs.ErrNotFound) || ctx.Err() != nil {
+		switch {
+		case errors.Is(err, errdefs.ErrNotFound), ctx.Err() != nil:
 			return nil // the container was removed, or the client left
-		}
-		if err != nil {
+		case err != nil:
 			return err
 		}
 	}

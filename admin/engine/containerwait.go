@@ -22,7 +22,7 @@ func (a *API) containerWait(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if _, err := flushed(w, "application/json"); err != nil {
+	if _, err = flushed(w, "application/json"); err != nil {
 		return err
 	}
 	status, err := wait(r.Context())

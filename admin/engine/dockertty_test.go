@@ -35,14 +35,14 @@ func (n *node) terminal(t *testing.T, prompt, typed string, args ...string) (out
 		k, err := f.Read(buf)
 		out.Write(buf[:k])
 		if typed != "" && strings.Contains(out.String(), prompt) {
-			io.WriteString(f, typed)
+			_, _ = io.WriteString(f, typed)
 			typed = ""
 		}
 		if err != nil {
 			break // the terminal's other end is closed
 		}
 	}
-	cmd.Wait()
+	_ = cmd.Wait() // the code is what counts
 	if ctx.Err() != nil {
 		t.Fatalf("docker %s hung; output %q", strings.Join(args, " "), out.String())
 	}

@@ -19,7 +19,7 @@ func (a *API) execCreate(w http.ResponseWriter, r *http.Request) error {
 	if len(req.Cmd) == 0 {
 		return invalid("No exec command specified")
 	}
-	if _, err := detachKeys(req.DetachKeys, req.Tty); err != nil {
+	if _, err = detachKeys(req.DetachKeys, req.Tty); err != nil {
 		return err
 	}
 	if minorOf(r) < 42 {
@@ -53,7 +53,7 @@ func (a *API) execStart(w http.ResponseWriter, r *http.Request) error {
 		height, width = req.ConsoleSize[0], req.ConsoleSize[1]
 	}
 	if req.Detach {
-		if err := a.Containers.StartExec(ctx, id, true, height, width, object.Streams{}); err != nil {
+		if err = a.Containers.StartExec(ctx, id, true, height, width, object.Streams{}); err != nil {
 			return err
 		}
 		w.WriteHeader(http.StatusOK)

@@ -48,7 +48,7 @@ func takeOver(w http.ResponseWriter, r *http.Request, mediaType string) (*wire, 
 	x := &wire{conn: conn, head: head, stdin: in, drained: make(chan struct{})}
 	// What the server has read ahead comes first. Reading on through its reader
 	// would end the request's context at the client's half-close.
-	ahead, err := rw.Reader.Peek(rw.Reader.Buffered())
+	ahead, err := rw.Peek(rw.Reader.Buffered())
 	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("read what came with the request: %w", err)

@@ -27,8 +27,8 @@ func (a *API) imageList(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	selected := []image.Summary{}
-	for _, s := range list {
-		if s, ok := keep(s); ok {
+	for _, each := range list {
+		if s, ok := keep(each); ok {
 			s.Containers = -1
 			if !flag(r, "shared-size") {
 				s.SharedSize = -1

@@ -89,7 +89,7 @@ func (a *API) imageCreate(w http.ResponseWriter, r *http.Request) error {
 	}
 	platform := param(r, "platform")
 	if platform != "" {
-		if _, err := parsePlatform(platform); err != nil {
+		if _, err = parsePlatform(platform); err != nil {
 			return err
 		}
 	}

@@ -72,7 +72,7 @@ func run(ctx context.Context, cmd []string, stdin io.Reader, stdout, stderr io.W
 		fmt.Fprintln(stdout, "out")
 		fmt.Fprintln(stderr, "err")
 	case "cat":
-		io.Copy(stdout, stdin)
+		_, _ = io.Copy(stdout, stdin)
 	case "flood":
 		stdout.Write(bytes.Repeat([]byte("0123456789abcde\n"), 1<<16))
 	case "exit":
@@ -112,7 +112,7 @@ func (f fanOut) Write(b []byte) (int, error) {
 			to = c.Stderr
 		}
 		if to != nil {
-			to.Write(b)
+			_, _ = to.Write(b)
 		}
 	}
 	return len(b), nil
@@ -136,7 +136,7 @@ func (r *runtime) launch(p *proc, cmd []string) {
 		auto := p.req.HostConfig != nil && p.req.HostConfig.AutoRemove
 		r.mu.Unlock()
 		if auto {
-			r.Remove(ctx, p.id, true, true)
+			_ = r.Remove(ctx, p.id, true, true)
 		}
 	}()
 }

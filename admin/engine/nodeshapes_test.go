@@ -20,12 +20,12 @@ import (
 )
 
 // call is one request; body and header may be empty.
-func (n *node) call(t testing.TB, methodPath, body string, header ...string) (int, string) {
-	t.Helper()
+func (n *node) call(tb testing.TB, methodPath, body string, header ...string) (int, string) {
+	tb.Helper()
 	method, path, _ := strings.Cut(methodPath, " ")
-	req, err := http.NewRequestWithContext(t.Context(), method, "http://x"+path, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(tb.Context(), method, "http://x"+path, strings.NewReader(body))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	req.Header.Set("Content-Type", "application/json")
 	for i := 0; i < len(header); i += 2 {
@@ -33,26 +33,26 @@ func (n *node) call(t testing.TB, methodPath, body string, header ...string) (in
 	}
 	resp, err := n.http.RoundTrip(req)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(resp.Body)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return resp.StatusCode, strings.TrimSpace(string(data))
 }
 
 // get decodes a reply.
-func get[T any](t testing.TB, n *node, methodPath, body string) T {
-	t.Helper()
+func get[T any](tb testing.TB, n *node, methodPath, body string) T {
+	tb.Helper()
 	var v T
-	status, text := n.call(t, methodPath, body)
+	status, text := n.call(tb, methodPath, body)
 	if status >= 300 {
-		t.Fatalf("%s: %d %s", methodPath, status, text)
+		tb.Fatalf("%s: %d %s", methodPath, status, text)
 	}
 	if err := json.Unmarshal([]byte(text), &v); err != nil {
-		t.Fatalf("%s: %v in %s", methodPath, err, text)
+		tb.Fatalf("%s: %v in %s", methodPath, err, text)
 	}
 	return v
 }
@@ -111,7 +111,9 @@ func TestShapes_FitTheClientsVersion(t *testing.T) {
 
 func TestDiskUsage_HasOneOldShape(t *testing.T) {
 	n := newNode(t)
-	n.volumes.Create(t.Context(), volume.CreateRequest{Name: "used"})
+	if _, err := n.volumes.Create(t.Context(), volume.CreateRequest{Name: "used"}); err != nil {
+		t.Fatal(err)
+	}
 	n.start(t, "web", false, "sleep")
 	tests := []struct {
 		query string

@@ -104,7 +104,7 @@ func (s *imageStore) Save(_ context.Context, refs []string, w io.Writer) error {
 	t := tar.NewWriter(w)
 	for _, ref := range refs {
 		if ref == "half" {
-			t.WriteHeader(&tar.Header{Name: "half", Size: 10, Mode: 0o600})
+			_ = t.WriteHeader(&tar.Header{Name: "half", Size: 10, Mode: 0o600})
 			return errors.New("disk on fire")
 		}
 		if _, err := s.Inspect(context.Background(), ref); err != nil {
@@ -242,8 +242,8 @@ type node struct {
 	routes  []admin.Route
 }
 
-func newNode(t testing.TB) *node {
-	t.Helper()
+func newNode(tb testing.TB) *node {
+	tb.Helper()
 	images := &imageStore{names: []string{"base:latest"}}
 	n := &node{
 		runtime: &runtime{images: images, execs: map[string]*proc{}},
@@ -253,29 +253,29 @@ func newNode(t testing.TB) *node {
 	api, err := engine.New(engine.Config{
 		Swarm: loneNode{}, Containers: n.runtime, Images: images, Volumes: n.volumes, Networks: networkStore{},
 		TaskLogs: noTaskLogs{}, Host: host{}, Events: engine.NewJournal(),
-		Version: "test", Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Version: "test", Logger: slog.New(slog.NewTextHandler(tb.Output(), nil)),
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	audit, err := admin.OpenAudit(filepath.Join(t.TempDir(), "audit"), openSealer{})
+	audit, err := admin.OpenAudit(filepath.Join(tb.TempDir(), "audit"), openSealer{})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	mux, err := admin.NewMux(admin.MuxConfig{
-		Routes: api.Routes(), Audit: audit, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Routes: api.Routes(), Audit: audit, Logger: slog.New(slog.NewTextHandler(tb.Output(), nil)),
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("", "engine") // t.TempDir may be too long for a socket
+	dir, err := os.MkdirTemp("", "engine") //nolint:usetesting // A path below TempDir may be too long for a socket.
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	n.socket = filepath.Join(dir, "s")
 	l, err := net.Listen("unix", n.socket)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	versioned := api.Versioned(mux)
 	n.routes = mux.Routes()
@@ -283,11 +283,11 @@ func newNode(t testing.TB) *node {
 		versioned.ServeHTTP(w, r.WithContext(admin.WithPrincipal(r.Context(), admin.Principal{Name: "test", Transport: "unix", Role: n.role})))
 	})
 	server := &http.Server{Handler: n.handler}
-	go server.Serve(l)
+	go func() { _ = server.Serve(l) }()
 	n.http = &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
 		return net.Dial("unix", n.socket)
 	}}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		n.http.CloseIdleConnections()
 		server.Close()
 		audit.Close()

@@ -21,31 +21,33 @@ import (
 )
 
 // start makes and starts a container.
-func (n *node) start(t testing.TB, name string, tty bool, cmd ...string) *proc {
-	t.Helper()
+func (n *node) start(tb testing.TB, name string, tty bool, cmd ...string) *proc {
+	tb.Helper()
 	req := container.CreateRequest{Config: &container.Config{Image: "base", Cmd: cmd, Tty: tty, OpenStdin: tty}, HostConfig: &container.HostConfig{}}
-	if _, err := n.Create(t.Context(), name, req); err != nil {
-		t.Fatal(err)
+	if _, err := n.Create(tb.Context(), name, req); err != nil {
+		tb.Fatal(err)
 	}
-	if err := n.Start(t.Context(), name); err != nil {
-		t.Fatal(err)
+	if err := n.Start(tb.Context(), name); err != nil {
+		tb.Fatal(err)
 	}
 	p, err := n.find(name)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return p
 }
 
 // hijack sends a request on a connection of its own and reads the reply's header.
-func (n *node) hijack(t testing.TB, head, body string) (*net.UnixConn, *bufio.Reader, *http.Response) {
-	t.Helper()
+func (n *node) hijack(tb testing.TB, head, body string) (*net.UnixConn, *bufio.Reader, answer) {
+	tb.Helper()
 	c, err := net.Dial("unix", n.socket)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	tb.Cleanup(func() { c.Close() })
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		tb.Fatal(err)
+	}
 	fmt.Fprintf(c, "%s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n", head, len(body))
 	if !strings.Contains(head, "plain=1") {
 		fmt.Fprint(c, "Connection: Upgrade\r\nUpgrade: tcp\r\n")
@@ -54,21 +56,30 @@ func (n *node) hijack(t testing.TB, head, body string) (*net.UnixConn, *bufio.Re
 	r := bufio.NewReader(c)
 	resp, err := http.ReadResponse(r, nil)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	return c.(*net.UnixConn), r, resp
+	tb.Cleanup(func() { resp.Body.Close() })
+	return c.(*net.UnixConn), r, answer{resp.Status, resp.StatusCode, resp.Header, resp.Body}
 }
 
-func (n *node) newExec(t testing.TB, tty bool, cmd ...string) string {
-	t.Helper()
+// answer is what tests read of a reply.
+type answer struct {
+	Status     string
+	StatusCode int
+	Header     http.Header
+	Body       io.Reader
+}
+
+func (n *node) newExec(tb testing.TB, tty bool, cmd ...string) string {
+	tb.Helper()
 	if _, err := n.find("web"); err != nil {
-		n.start(t, "web", false, "sleep")
+		n.start(tb, "web", false, "sleep")
 	}
-	id, err := n.CreateExec(t.Context(), "web", container.ExecCreateRequest{
+	id, err := n.CreateExec(tb.Context(), "web", container.ExecCreateRequest{
 		Cmd: cmd, Tty: tty, AttachStdin: true, AttachStdout: true, AttachStderr: true,
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return id
 }
@@ -103,8 +114,12 @@ func TestExecStart_RepliesInTheFormThatTheClientKnows(t *testing.T) {
 func TestExecStart_EndsInputAtTheClientsHalfClose(t *testing.T) {
 	n := newNode(t)
 	c, r, _ := n.hijack(t, "POST /exec/"+n.newExec(t, true, "cat")+"/start", "{}")
-	io.WriteString(c, "all of it")
-	c.CloseWrite()
+	if _, err := io.WriteString(c, "all of it"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
 	if got, err := io.ReadAll(r); string(got) != "all of it" || err != nil {
 		t.Errorf("got %q %v", got, err)
 	}
@@ -151,7 +166,9 @@ func TestStreams_RefuseWithAStatusWhatIsWrongBefore(t *testing.T) {
 	n.start(t, "paused", false, "sleep").state = container.StatePaused
 	ran := n.newExec(t, false, "echo")
 	_, r, _ := n.hijack(t, "POST /exec/"+ran+"/start", "{}")
-	io.Copy(io.Discard, r)
+	if _, err := io.Copy(io.Discard, r); err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct {
 		head, body string
 		status     int
@@ -186,7 +203,7 @@ func TestWait_SendsTheHeaderBeforeTheContainerEnds(t *testing.T) {
 	n := newNode(t)
 	p := n.start(t, "web", false, "sleep")
 	_, _, resp := n.hijack(t, "POST /containers/web/wait?condition=next-exit&plain=1", "")
-	if resp.StatusCode != 200 {
+	if resp.StatusCode != http.StatusOK {
 		t.Fatal(resp.Status)
 	}
 	p.cancel()
@@ -195,7 +212,7 @@ func TestWait_SendsTheHeaderBeforeTheContainerEnds(t *testing.T) {
 		t.Errorf("got %+v %v", got, err)
 	}
 	_, _, resp = n.hijack(t, "POST /containers/web/wait?condition=later&plain=1", "")
-	if resp.StatusCode != 400 {
+	if resp.StatusCode != http.StatusBadRequest {
 		t.Errorf("got %s for an unknown condition", resp.Status)
 	}
 }
@@ -233,7 +250,7 @@ func TestLogs_PutTimeAndDetailsBeforeALineOnce(t *testing.T) {
 		t.Errorf("all: got %q", out)
 	}
 	for _, query := range []string{"follow=1", "stdout=1&since=yesterday", "stdout=1&until=1.x"} {
-		if _, _, resp := n.hijack(t, "GET /containers/web/logs?plain=1&"+query, ""); resp.StatusCode != 400 {
+		if _, _, resp := n.hijack(t, "GET /containers/web/logs?plain=1&"+query, ""); resp.StatusCode != http.StatusBadRequest {
 			t.Errorf("%s: got %s", query, resp.Status)
 		}
 	}
@@ -246,7 +263,7 @@ func TestLogs_FollowUntilTheContainerEnds(t *testing.T) {
 	if got := resp.Header.Get("Content-Type"); got != "application/vnd.docker.raw-stream" {
 		t.Errorf("got %s", got)
 	}
-	fanOut{n.runtime, p, false}.Write([]byte("live\n"))
+	fmt.Fprintln(fanOut{n.runtime, p, false}, "live")
 	line, err := bufio.NewReader(resp.Body).ReadString('\n')
 	if line != "live\n" || err != nil {
 		t.Errorf("got %q %v while the container runs", line, err)
@@ -298,9 +315,9 @@ func TestImageLoad_TellsProgressWhileTheArchiveIsSent(t *testing.T) {
 	told := make(chan struct{})
 	go func() {
 		w := tar.NewWriter(archive)
-		w.WriteHeader(&tar.Header{Name: "first", Mode: 0o600})
+		_ = w.WriteHeader(&tar.Header{Name: "first", Mode: 0o600})
 		<-told // hangs unless the reply begins before the body ends
-		w.WriteHeader(&tar.Header{Name: "second", Mode: 0o600})
+		_ = w.WriteHeader(&tar.Header{Name: "second", Mode: 0o600})
 		w.Close()
 		archive.Close()
 	}()

@@ -83,7 +83,7 @@ func (a *API) volumeCreate(w http.ResponseWriter, r *http.Request) error {
 	if req.ClusterVolumeSpec != nil {
 		return unbuilt("cluster volumes are")
 	}
-	if err := allowHost(r.Context(), hostVolume(req)); err != nil {
+	if err = allowHost(r.Context(), hostVolume(req)); err != nil {
 		return err
 	}
 	v, err := a.Volumes.Create(r.Context(), req)
