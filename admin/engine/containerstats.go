@@ -53,13 +53,19 @@ func (a *API) containerStats(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		last, err = a.nextSample(ctx, c, last)
-		switch {
-		case errors.Is(err, errdefs.ErrNotFound), ctx.Err() != nil:
-			return nil // the container was removed, or the client left
-		case err != nil:
-			return err
+		if err != nil {
+			return unlessGone(ctx, err)
 		}
 	}
+}
+
+// unlessGone is err, unless the container was removed or the client left: a
+// stream then just ends.
+func unlessGone(ctx context.Context, err error) error {
+	if errors.Is(err, errdefs.ErrNotFound) || ctx.Err() != nil {
+		return nil
+	}
+	return err
 }
 
 func (a *API) nextSample(ctx context.Context, c container.InspectResponse, last container.StatsResponse) (container.StatsResponse, error) {

@@ -45,7 +45,7 @@ func (n *node) hijack(tb testing.TB, head, body string) (*net.UnixConn, *bufio.R
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { c.Close() })
-	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err = c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		tb.Fatal(err)
 	}
 	fmt.Fprintf(c, "%s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n", head, len(body))
