@@ -143,7 +143,7 @@ func (e *Engine) background(ctx context.Context, f func(context.Context)) error 
 	case e.work <- f:
 		return nil
 	case <-e.stopped:
-		return object.Errorf(errdefs.ErrUnavailable, "this node is shutting down")
+		return stopping()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}

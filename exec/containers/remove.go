@@ -61,8 +61,8 @@ func (e *Engine) end(ctx context.Context, c *instance) error {
 	if err := e.thaw(c); err != nil {
 		return err
 	}
-	if !e.waitEnd(ctx, c, killGrace) {
-		return fmt.Errorf("cannot remove container %s: it was killed and did not end in %v", c.id, killGrace)
+	if err := e.waitKilled(ctx, c); err != nil {
+		return fmt.Errorf("cannot remove container %s: %w", c.id, err)
 	}
 	return nil
 }

@@ -63,13 +63,15 @@ func (e *Engine) stop(ctx context.Context, c *instance, sig string, timeout *tim
 	if timeout != nil {
 		grace = *timeout
 	}
-	if !e.waitEnd(ctx, c, grace) {
+	ended, err := e.waitEnd(ctx, c, grace)
+	if err == nil && !ended {
 		if err := e.signal(c, unix.SIGKILL); err != nil {
 			return err
 		}
-		if !e.waitEnd(ctx, c, killGrace) {
-			return fmt.Errorf("cannot stop container %s: tried to kill it, and it did not end in %v", c.id, killGrace)
-		}
+		err = e.waitKilled(ctx, c)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot stop container %s: %w", c.id, err)
 	}
 	e.tell(c, events.ActionStop)
 	return nil
@@ -85,17 +87,43 @@ func (r *record) grace() time.Duration {
 	return defaultGrace
 }
 
-// waitEnd waits for the end of the container; a negative grace waits for ever.
-func (e *Engine) waitEnd(ctx context.Context, c *instance, grace time.Duration) bool {
+// waitEnd waits for the end of the container and reports whether it came in
+// time; a negative grace waits for ever. The error is that this node stops.
+func (e *Engine) waitEnd(ctx context.Context, c *instance, grace time.Duration) (ended bool, err error) {
 	// A stop goes on to its end when the client leaves.
-	ctx = context.WithoutCancel(ctx)
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer cancel(nil)
 	if grace >= 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, grace)
-		defer cancel()
+		var done context.CancelFunc
+		ctx, done = context.WithTimeout(ctx, grace)
+		defer done()
 	}
-	return c.await(ctx, func() bool { return !c.st.Running }) == nil
+	// The goroutine ends with ctx. Nobody would tell of the container's end
+	// after Run.
+	go func() {
+		select {
+		case <-e.stopped:
+			cancel(stopping())
+		case <-ctx.Done():
+		}
+	}()
+	err = c.await(ctx, func() bool { return !c.st.Running })
+	if errors.Is(err, context.DeadlineExceeded) {
+		return false, nil
+	}
+	return err == nil, err
 }
+
+// waitKilled waits for the end of a container that was killed.
+func (e *Engine) waitKilled(ctx context.Context, c *instance) error {
+	ended, err := e.waitEnd(ctx, c, killGrace)
+	if err == nil && !ended {
+		err = fmt.Errorf("it was killed and did not end in %v", killGrace)
+	}
+	return err
+}
+
+func stopping() error { return object.Errorf(errdefs.ErrUnavailable, "this node is shutting down") }
 
 func parseSignal(text string) (syscall.Signal, error) {
 	s, err := signal.ParseSignal(text)
@@ -199,8 +227,8 @@ func (e *Engine) Kill(ctx context.Context, ref, sig string) error {
 	if err := e.thaw(c); err != nil {
 		return err
 	}
-	if !e.waitEnd(ctx, c, killGrace) {
-		return fmt.Errorf("cannot kill container %s: it did not end in %v", c.id, killGrace)
+	if err := e.waitKilled(ctx, c); err != nil {
+		return fmt.Errorf("cannot kill container %s: %w", c.id, err)
 	}
 	return nil
 }

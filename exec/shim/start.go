@@ -139,13 +139,14 @@ func (p *Process) await(ctx context.Context, runDir string, told *os.File) error
 func (p *Process) Kill() {
 	_ = p.cmd.Process.Kill() // it may be gone already
 	p.Reap()
+	p.close()
 }
 
 // Reap takes the shim's own exit status. It is called when a connection has
-// ended, and then takes no time.
+// ended, and then takes no time. The other connections may hold output that
+// was not read yet: they are closed by their readers.
 func (p *Process) Reap() {
 	_ = p.cmd.Wait() // what counts is in the file "exit"
-	p.close()
 }
 
 func (p *Process) close() {
