@@ -309,6 +309,12 @@ func (m *Member) stop(failed bool) error {
 			m.cfg.Logger.Warn("kept leadership to the end", "err", err)
 		}
 	}
+	if !failed {
+		// The next start has the less to replay.
+		if err := m.raft.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+			m.cfg.Logger.Warn("wrote no snapshot at the end", "err", err)
+		}
+	}
 	down := make(chan error, 1)
 	// The goroutine outlives a member whose disk hangs: the process is about to end.
 	go func() { down <- m.raft.Shutdown().Error() }()
