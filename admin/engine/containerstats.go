@@ -54,15 +54,15 @@ func (a *API) containerStats(w http.ResponseWriter, r *http.Request) error {
 		}
 		last, err = a.nextSample(ctx, c, last)
 		if err != nil {
-			return unlessGone(ctx, err)
+			return unlessGone(err)
 		}
 	}
 }
 
 // unlessGone is err, unless the container was removed or the client left: a
 // stream then just ends.
-func unlessGone(ctx context.Context, err error) error {
-	if errors.Is(err, errdefs.ErrNotFound) || ctx.Err() != nil {
+func unlessGone(err error) error {
+	if errors.Is(err, errdefs.ErrNotFound) || errors.Is(err, context.Canceled) {
 		return nil
 	}
 	return err
