@@ -33,14 +33,14 @@ func (e *Engine) load(ctx context.Context) error {
 		}
 		s, err := e.readStatus(r.ID)
 		if err != nil {
-			e.cfg.Logger.Warn("found no state of a container", "container", r.ID[:12], "err", err)
+			e.cfg.Logger.WarnContext(ctx, "found no state of a container", "container", r.ID[:12], "err", err)
 		}
 		for _, m := range r.Mounts {
 			if m.Volume == "" {
 				continue
 			}
 			if err := e.cfg.Volumes.Hold(m.Volume, r.ID); err != nil {
-				e.cfg.Logger.Warn("missed a container's volume", "container", r.ID[:12], "err", err)
+				e.cfg.Logger.WarnContext(ctx, "missed a container's volume", "container", r.ID[:12], "err", err)
 			}
 		}
 		e.byID[r.ID], e.names[r.Name] = newInstance(r, s), r.ID
@@ -135,7 +135,7 @@ func (e *Engine) settle(ctx context.Context, c *instance) {
 		return
 	}
 	if err := e.start(ctx, c); err != nil && ctx.Err() == nil {
-		e.cfg.Logger.Warn("started no container", "container", c.id[:12], "err", err)
+		e.cfg.Logger.WarnContext(ctx, "started no container", "container", c.id[:12], "err", err)
 	}
 }
 

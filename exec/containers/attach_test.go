@@ -39,6 +39,13 @@ func (s *screen) shows(t *testing.T, text string) {
 	eventually(t, "client sees "+text, func() bool { return strings.Contains(s.String(), text) })
 }
 
+func enter(t *testing.T, to io.Writer, text string) {
+	t.Helper()
+	if _, err := io.WriteString(to, text); err != nil {
+		t.Error(err)
+	}
+}
+
 // attach attaches in the background; the channel has the result.
 func attach(e *containers.Engine, id string, s object.Streams) <-chan error {
 	done := make(chan error, 1)
@@ -105,9 +112,9 @@ func TestAttach_Terminal(t *testing.T) {
 	time.Sleep(20 * time.Millisecond)
 	start(t, e, id)
 	out.shows(t, "size 43 132 true\r\n")
-	io.WriteString(typed, "hello\r")
+	enter(t, typed, "hello\r")
 	out.shows(t, "got hello\r\n")
-	io.WriteString(typed, "\x10\x11")
+	enter(t, typed, "\x10\x11")
 	if err := result(t, done); err != nil {
 		t.Error(err)
 	}
@@ -119,7 +126,7 @@ func TestAttach_Terminal(t *testing.T) {
 	if err := e.Resize(t.Context(), id, 10, 20); err != nil {
 		t.Error(err)
 	}
-	io.WriteString(typed2, "again\r\x04")
+	enter(t, typed2, "again\r\x04")
 	out2.shows(t, "got again\r\n")
 	if err := result(t, done); err != nil {
 		t.Error(err)
@@ -249,9 +256,9 @@ func TestExec_Terminal(t *testing.T) {
 	if err := e.ResizeExec(t.Context(), x, 50, 100); err != nil {
 		t.Error(err)
 	}
-	io.WriteString(typed, "hello\r")
+	enter(t, typed, "hello\r")
 	out.shows(t, "got hello\r\n")
-	io.WriteString(typed, "\x04")
+	enter(t, typed, "\x04")
 	out.shows(t, "size 50 100 true\r\n")
 	if err := result(t, done); err != nil {
 		t.Error(err)

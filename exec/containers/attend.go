@@ -88,7 +88,7 @@ func (e *Engine) ended(ctx context.Context, c *instance) {
 	s, halt := c.st, c.halt
 	c.mu.Unlock()
 	if err := e.saveState(c.id, &s); err != nil {
-		e.cfg.Logger.Warn("kept no note of an end", "container", c.id[:12], "err", err)
+		e.cfg.Logger.WarnContext(ctx, "kept no note of an end", "container", c.id[:12], "err", err)
 	}
 	if oom {
 		e.tell(c, events.ActionOOM)
@@ -113,7 +113,7 @@ func (e *Engine) autoRemove(ctx context.Context, c *instance) {
 	}
 	defer c.unlock()
 	if err := e.remove(ctx, c, true); err != nil {
-		e.cfg.Logger.Error("left a container that was to go", "container", c.id[:12], "err", err)
+		e.cfg.Logger.ErrorContext(ctx, "left a container that was to go", "container", c.id[:12], "err", err)
 	}
 }
 
@@ -158,12 +158,12 @@ func (e *Engine) restartLater(ctx context.Context, c *instance, halt chan struct
 		return // stopped or started meanwhile
 	}
 	if err := e.start(ctx, c); err != nil && ctx.Err() == nil {
-		e.cfg.Logger.Warn("restarted no container", "container", c.id[:12], "err", err)
+		e.cfg.Logger.WarnContext(ctx, "restarted no container", "container", c.id[:12], "err", err)
 	}
 }
 
 // halt gives up a restart that is due.
-func (e *Engine) halt(c *instance) {
+func (e *Engine) halt(ctx context.Context, c *instance) {
 	c.mu.Lock()
 	if c.halt != nil {
 		close(c.halt)
@@ -176,7 +176,7 @@ func (e *Engine) halt(c *instance) {
 		}
 	})
 	if err := e.saveState(c.id, &s); err != nil {
-		e.cfg.Logger.Warn("kept no note of a halt", "container", c.id[:12], "err", err)
+		e.cfg.Logger.WarnContext(ctx, "kept no note of a halt", "container", c.id[:12], "err", err)
 	}
 }
 
@@ -187,7 +187,7 @@ func (e *Engine) kill(ctx context.Context, id string) {
 		return
 	}
 	if err := box.Signal(unix.SIGKILL); err != nil {
-		e.cfg.Logger.Debug("killed nothing", "container", id[:12], "err", err)
+		e.cfg.Logger.DebugContext(ctx, "killed nothing", "container", id[:12], "err", err)
 	}
 	wait := time.NewTicker(20 * time.Millisecond)
 	defer wait.Stop()
@@ -218,7 +218,7 @@ func (e *Engine) clean(ctx context.Context, id string) {
 		err = errors.Join(err, e.cfg.Networks.Disconnect(context.WithoutCancel(ctx), id))
 	}
 	if err != nil {
-		e.cfg.Logger.Warn("left something of a container", "container", id[:12], "err", err)
+		e.cfg.Logger.WarnContext(ctx, "left something of a container", "container", id[:12], "err", err)
 	}
 }
 

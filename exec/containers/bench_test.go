@@ -44,7 +44,7 @@ func BenchmarkStart(b *testing.B) {
 	if exe := os.Getenv("SKEP_BINARY"); exe != "" {
 		at := filepath.Join(w.dir, "bin", "skep")
 		data, err := os.ReadFile(exe)
-		if err := errors.Join(err, os.Remove(at), os.WriteFile(at, data, 0o755)); err != nil {
+		if err = errors.Join(err, os.Remove(at), os.WriteFile(at, data, 0o755)); err != nil {
 			b.Fatal(err)
 		}
 	}

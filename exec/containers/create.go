@@ -32,10 +32,10 @@ func (e *Engine) CreateWith(ctx context.Context, name string, req container.Crea
 	if req.HostConfig != nil {
 		r.Host = *req.HostConfig
 	}
-	if err := e.check(&r, name); err != nil {
+	if err = e.check(&r, name); err != nil {
 		return container.CreateResponse{}, err
 	}
-	rootfs, err := e.cfg.Images.Rootfs(ctx, req.Config.Image)
+	rootfs, err := e.cfg.Images.Rootfs(ctx, req.Image)
 	if err != nil {
 		return container.CreateResponse{}, err
 	}
@@ -134,11 +134,14 @@ func (e *Engine) make(ctx context.Context, r *record) (warnings []string, err er
 	if r.Mounts, err = e.places(ctx, &r.Config, &r.Host); err != nil {
 		return nil, err
 	}
+	if r.Devices, err = devices(r.Host.Devices); err != nil {
+		return nil, err
+	}
 	for _, m := range r.Mounts {
 		if m.Volume == "" {
 			continue
 		}
-		if err := e.cfg.Volumes.Hold(m.Volume, r.ID); err != nil {
+		if err = e.cfg.Volumes.Hold(m.Volume, r.ID); err != nil {
 			return nil, err
 		}
 	}
@@ -200,6 +203,7 @@ func (e *Engine) input(r *record, netns string) *runspec.Input {
 			Resolv: filepath.Join(e.dir(r.ID), "resolv.conf"),
 		},
 	}
+	in.Place.Devices = r.Devices
 	for _, m := range r.Mounts {
 		in.Place.Mounts = append(in.Place.Mounts, m.Mount)
 	}

@@ -92,7 +92,7 @@ func (j *job) do(c *shim.Creator) (err error) {
 	} else {
 		p.Stdin, p.Stdout, p.Stderr = c.Stdin, c.Stdout, c.Stderr
 	}
-	if err := box.Run(p); err != nil {
+	if err = box.Run(p); err != nil {
 		if p.Init {
 			err = errors.Join(err, box.Destroy())
 		}

@@ -233,7 +233,7 @@ func (e *Engine) attendExec(ctx context.Context, x *execution, proc *shim.Proces
 		return
 	}
 	code := lostCode
-	if exit, err := shim.ReadExit(run); err == nil {
+	if exit, lost := shim.ReadExit(run); lost == nil {
 		code = exit.Code
 	}
 	x.finish(code)

@@ -74,11 +74,11 @@ func (e *Engine) Logs(ctx context.Context, ref string, q object.LogQuery) iter.S
 		}
 		ended := make(chan struct{})
 		if q.Follow {
-			ctx, stop := context.WithCancel(ctx)
+			reading, stop := context.WithCancel(ctx)
 			defer stop()
 			// Ends when the reading does, at the latest.
 			go func() {
-				if c.await(ctx, func() bool { return !c.st.Running || c.removed }) == nil {
+				if c.await(reading, func() bool { return !c.st.Running || c.removed }) == nil {
 					close(ended)
 				}
 			}()

@@ -75,37 +75,37 @@ var built = sync.OnceValues(func() (dir string, err error) {
 	return dir, nil
 })
 
-func need(t testing.TB) {
-	t.Helper()
+func need(tb testing.TB) {
+	tb.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("containers need root")
+		tb.Skip("containers need root")
 	}
 	if _, err := os.Stat("/sys/fs/cgroup"); err != nil {
-		t.Skip("containers need cgroups")
+		tb.Skip("containers need cgroups")
 	}
 }
 
-func newWorld(t testing.TB) *world {
-	t.Helper()
-	need(t)
+func newWorld(tb testing.TB) *world {
+	tb.Helper()
+	need(tb)
 	dir, err := os.MkdirTemp("", "skep")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	w, err := openWorld(dir)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := w.nets.Retain(context.Background(), nil); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
-		w.removeCgroup(t)
+		w.removeCgroup(tb)
 		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
-	bin := binary(t, "guest")
+	bin := binary(tb, "guest")
 	for path, text := range map[string]string{
 		"etc/passwd":    "root:x:0:0::/root:/bin/sh\nalice:x:1000:1001::/home/alice:/bin/sh\n7:x:8:8::/:\n",
 		"etc/group":     "root:x:0:\nstaff:x:50:alice\nwheel:x:10:\n",
@@ -114,29 +114,29 @@ func newWorld(t testing.TB) *world {
 	} {
 		at := filepath.Join(w.root, path)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(at), 0o755), os.WriteFile(at, []byte(text), 0o644)); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	for _, d := range []string{"tmp", "proc", "sys", "dev"} {
 		if err := os.MkdirAll(filepath.Join(w.root, d), 0o755); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 	}
 	if err := errors.Join(
 		os.Link(bin, filepath.Join(w.root, "guest")),
 		os.Mkdir(filepath.Join(w.dir, "bin"), 0o755),
-		os.Link(binary(t, "doors"), filepath.Join(w.dir, "bin", "skep")),
+		os.Link(binary(tb, "doors"), filepath.Join(w.dir, "bin", "skep")),
 	); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return w
 }
 
-func binary(t testing.TB, name string) string {
-	t.Helper()
+func binary(tb testing.TB, name string) string {
+	tb.Helper()
 	dir, err := built()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return filepath.Join(dir, name, "skep")
 }
@@ -164,19 +164,19 @@ func (w *world) config(out *slog.Logger) containers.Config {
 
 func (w *world) cgroup() string { return "/skep-test-" + filepath.Base(w.dir) }
 
-func (w *world) removeCgroup(t testing.TB) {
-	t.Helper()
+func (w *world) removeCgroup(tb testing.TB) {
+	tb.Helper()
 	parents, err := filepath.Glob("/sys/fs/cgroup/*" + w.cgroup())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	parents = append(parents, "/sys/fs/cgroup"+w.cgroup())
 	for _, p := range parents {
 		if left, err := filepath.Glob(p + "/*/cgroup.procs"); err != nil || len(left) > 0 {
-			t.Errorf("left cgroups %v, %v", left, err)
+			tb.Errorf("left cgroups %v, %v", left, err)
 		}
 		if err := cgroups.RemovePath(p); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	}
 }
@@ -194,17 +194,17 @@ func (w *world) Rootfs(_ context.Context, ref string) (images.Rootfs, error) {
 }
 
 // engine runs an engine until the test ends, and then removes its containers.
-func (w *world) engine(t testing.TB) *containers.Engine {
-	t.Helper()
-	e, stop := w.open(t)
-	t.Cleanup(func() {
+func (w *world) engine(tb testing.TB) *containers.Engine {
+	tb.Helper()
+	e, stop := w.open(tb)
+	tb.Cleanup(func() {
 		list, err := e.List(context.Background(), true, false)
 		if err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 		for _, c := range list {
 			if err := e.Remove(context.Background(), c.ID, true, true); err != nil {
-				t.Error(err)
+				tb.Error(err)
 			}
 		}
 		stop()
@@ -213,12 +213,12 @@ func (w *world) engine(t testing.TB) *containers.Engine {
 }
 
 // open runs an engine until stop is called.
-func (w *world) open(t testing.TB) (e *containers.Engine, stop func()) {
-	t.Helper()
-	log := slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+func (w *world) open(tb testing.TB) (e *containers.Engine, stop func()) {
+	tb.Helper()
+	log := slog.New(slog.NewTextHandler(tb.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	e, err := containers.Open(context.Background(), w.config(log))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -226,7 +226,7 @@ func (w *world) open(t testing.TB) (e *containers.Engine, stop func()) {
 	return e, func() {
 		cancel()
 		if err := <-done; err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	}
 }
@@ -250,53 +250,53 @@ func request(script ...string) container.CreateRequest {
 	}
 }
 
-func create(t testing.TB, e *containers.Engine, req container.CreateRequest) string {
-	t.Helper()
+func create(tb testing.TB, e *containers.Engine, req container.CreateRequest) string {
+	tb.Helper()
 	c, err := e.Create(context.Background(), "", req)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return c.ID
 }
 
-func start(t testing.TB, e *containers.Engine, id string) {
-	t.Helper()
+func start(tb testing.TB, e *containers.Engine, id string) {
+	tb.Helper()
 	if err := e.Start(context.Background(), id); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
-func wait(t testing.TB, e *containers.Engine, id string) int {
-	t.Helper()
+func wait(tb testing.TB, e *containers.Engine, id string) int {
+	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	f, err := e.Wait(ctx, id, container.WaitConditionNotRunning)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	r, err := f(ctx)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return int(r.StatusCode)
 }
 
 // run runs a container to its end and returns what it wrote.
-func run(t testing.TB, e *containers.Engine, req container.CreateRequest) (code int, stdout, stderr string) {
-	t.Helper()
-	id := create(t, e, req)
-	start(t, e, id)
-	code = wait(t, e, id)
-	stdout, stderr = output(t, e, id, object.LogQuery{Stdout: true, Stderr: true, Tail: -1})
+func run(tb testing.TB, e *containers.Engine, req container.CreateRequest) (code int, stdout, stderr string) {
+	tb.Helper()
+	id := create(tb, e, req)
+	start(tb, e, id)
+	code = wait(tb, e, id)
+	stdout, stderr = output(tb, e, id, object.LogQuery{Stdout: true, Stderr: true, Tail: -1})
 	return code, stdout, stderr
 }
 
-func output(t testing.TB, e *containers.Engine, id string, q object.LogQuery) (stdout, stderr string) {
-	t.Helper()
+func output(tb testing.TB, e *containers.Engine, id string, q object.LogQuery) (stdout, stderr string) {
+	tb.Helper()
 	var out, errs bytes.Buffer
-	for l, err := range e.Logs(t.Context(), id, q) {
+	for l, err := range e.Logs(tb.Context(), id, q) {
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		if l.Stderr {
 			errs.Write(l.Text)
@@ -308,14 +308,14 @@ func output(t testing.TB, e *containers.Engine, id string, q object.LogQuery) (s
 }
 
 // eventually waits until a condition holds.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
+func eventually(tb testing.TB, what string, ok func() bool) {
+	tb.Helper()
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if ok() {
 			return
 		}
 	}
-	t.Fatalf("%s: it did not happen", what)
+	tb.Fatalf("%s: it did not happen", what)
 }
 
 // networks gives every endpoint an empty namespace.

@@ -89,7 +89,7 @@ func (e *Engine) bind(ctx context.Context, text string) (place, error) {
 	var opts []string
 	if len(f) == 3 {
 		mode = f[2]
-		for _, o := range strings.Split(mode, ",") {
+		for o := range strings.SplitSeq(mode, ",") {
 			switch o {
 			case "ro":
 				readOnly = true
@@ -235,7 +235,7 @@ func (e *Engine) volumeMount(ctx context.Context, m *mount.Mount, bad func(strin
 
 func tmpfsOptions(text string) []string {
 	opts := []string{"noexec", "nosuid", "nodev"}
-	for _, o := range strings.Split(text, ",") {
+	for o := range strings.SplitSeq(text, ",") {
 		if o == "" {
 			continue
 		}

@@ -45,7 +45,8 @@ func (e *Engine) connect(ctx context.Context, r *record) (object.Attachment, err
 		return object.Attachment{}, err
 	}
 	if name != "" {
-		ports, err := publish(r)
+		var ports []object.Port
+		ports, err = publish(r)
 		if err != nil {
 			return object.Attachment{}, err
 		}

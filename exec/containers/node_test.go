@@ -153,9 +153,9 @@ func TestNode_IsKilledAndContainersGoOn(t *testing.T) {
 	var term screen
 	in, typed := io.Pipe()
 	done := attach(e, ids["tty"], object.Streams{Stdin: in, Stdout: &term})
-	io.WriteString(typed, "still there\r")
+	enter(t, typed, "still there\r")
 	term.shows(t, "got still there\r\n")
-	io.WriteString(typed, "\x04")
+	enter(t, typed, "\x04")
 	if err := result(t, done); err != nil {
 		t.Error(err)
 	}

@@ -26,7 +26,7 @@ func (e *Engine) freeze(ctx context.Context, ref string, on bool) error {
 	if err != nil {
 		return err
 	}
-	if err := c.lock(ctx); err != nil {
+	if err = c.lock(ctx); err != nil {
 		return err
 	}
 	defer c.unlock()

@@ -26,6 +26,7 @@ type record struct {
 	ImageID string
 	Extra   Extra
 	Mounts  []place
+	Devices []runspec.Device `json:",omitempty"`
 }
 
 // place is a mount of the container: what the API shows, and what is done.
@@ -82,7 +83,7 @@ func (e *Engine) save(id, file string, v any, sync bool) error {
 	if sync && err == nil {
 		err = tmp.Sync()
 	}
-	if err := errors.Join(err, tmp.Close()); err != nil {
+	if err = errors.Join(err, tmp.Close()); err != nil {
 		return fmt.Errorf("save container: %w", err)
 	}
 	if err := os.Rename(tmp.Name(), target); err != nil {

@@ -52,7 +52,7 @@ func (e *Engine) Remove(ctx context.Context, ref string, force, volumes bool) er
 func (e *Engine) end(ctx context.Context, c *instance) error {
 	c.update(func(s *status) { s.Stopped = true })
 	if c.status().Restarting {
-		e.halt(c)
+		e.halt(ctx, c)
 		return nil
 	}
 	if err := e.signal(c, unix.SIGKILL); err != nil {
@@ -85,7 +85,7 @@ func (e *Engine) remove(ctx context.Context, c *instance, volumes bool) error {
 			continue
 		}
 		if err := e.cfg.Volumes.Remove(ctx, m.Volume, true); err != nil && !errdefs.IsConflict(err) {
-			e.cfg.Logger.Warn("left a volume", "container", c.id[:12], "err", err)
+			e.cfg.Logger.WarnContext(ctx, "left a volume", "container", c.id[:12], "err", err)
 		}
 	}
 	c.mu.Lock()

@@ -41,21 +41,21 @@ func mountLayers(root string, r *rootJob) error {
 		return err
 	}
 	defer unix.Close(fsfd)
-	if err := unix.FsconfigSetString(fsfd, "source", "overlay"); err != nil {
+	if err = unix.FsconfigSetString(fsfd, "source", "overlay"); err != nil {
 		return err
 	}
 	for _, l := range r.Lower {
-		if err := unix.FsconfigSetString(fsfd, "lowerdir+", l); err != nil {
+		if err = unix.FsconfigSetString(fsfd, "lowerdir+", l); err != nil {
 			return err
 		}
 	}
-	if err := unix.FsconfigSetString(fsfd, "upperdir", r.Upper); err != nil {
+	if err = unix.FsconfigSetString(fsfd, "upperdir", r.Upper); err != nil {
 		return err
 	}
-	if err := unix.FsconfigSetString(fsfd, "workdir", r.Work); err != nil {
+	if err = unix.FsconfigSetString(fsfd, "workdir", r.Work); err != nil {
 		return err
 	}
-	if err := unix.FsconfigCreate(fsfd); err != nil {
+	if err = unix.FsconfigCreate(fsfd); err != nil {
 		return err
 	}
 	mfd, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, 0)

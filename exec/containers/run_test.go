@@ -2,6 +2,7 @@ package containers_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,10 +11,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/volume"
+	"golang.org/x/sys/unix"
 
 	"skep/exec/containers"
 	"skep/store/object"
@@ -160,7 +163,7 @@ func TestRun_Volumes(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range list {
-		if err := e.Remove(t.Context(), c.ID, false, true); err != nil {
+		if err = e.Remove(t.Context(), c.ID, false, true); err != nil {
 			t.Error(err)
 		}
 	}
@@ -279,4 +282,75 @@ func TestRun_LogIsFollowed(t *testing.T) {
 
 func mounts(kind mount.Type, source, target string) []mount.Mount {
 	return []mount.Mount{{Type: kind, Source: source, Target: target}}
+}
+
+func TestRun_Devices(t *testing.T) {
+	e := newWorld(t).engine(t)
+	r := request("ls", "/dev/net", "read", "/dev/gone")
+	r.HostConfig.Devices = []container.DeviceMapping{{PathOnHost: "/dev/null", PathInContainer: "/dev/net/gone", CgroupPermissions: "r"}}
+	if _, out, errs := run(t, e, r); !strings.Contains(out, "Dcrw-rw-rw- 0 0 gone") {
+		t.Errorf("container saw %q, %q", out, errs)
+	}
+	r.HostConfig.Devices[0].PathOnHost = "/dev/nope"
+	if _, err := e.Create(t.Context(), "", r); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("device that is not there: %v", err)
+	}
+}
+
+// Images that try to lead the runtime out of the container. None of them
+// starts with anything of the node in its hands.
+func TestRun_HostileImages(t *testing.T) {
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("of the node"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name   string
+		image  func(root string) error
+		change func(*container.CreateRequest)
+		script []string
+	}{
+		{"a leaked descriptor as working directory", nil, func(r *container.CreateRequest) { r.WorkingDir = "/proc/self/fd/7" }, []string{"cwd", "read", "../../../../../" + secret}},
+		{"/dev is a link", func(root string) error {
+			return errors.Join(os.Remove(filepath.Join(root, "dev")), os.Symlink(filepath.Dir(secret), filepath.Join(root, "dev")))
+		}, nil, []string{"read", "/dev/secret"}},
+		{"/proc is a link", func(root string) error {
+			return errors.Join(os.Remove(filepath.Join(root, "proc")), os.Symlink("/tmp", filepath.Join(root, "proc")))
+		}, nil, []string{"read", secret}},
+		{"/etc/passwd is a link out", func(root string) error {
+			return errors.Join(os.Remove(filepath.Join(root, "etc/passwd")), os.Symlink("../../../../../.."+secret, filepath.Join(root, "etc/passwd")))
+		}, func(r *container.CreateRequest) { r.User = "of the node" }, []string{"out", "started"}},
+		{"/etc/passwd is a pipe", func(root string) error {
+			return errors.Join(os.Remove(filepath.Join(root, "etc/passwd")), unix.Mkfifo(filepath.Join(root, "etc/passwd"), 0o644))
+		}, func(r *container.CreateRequest) { r.User = "alice" }, []string{"out", "started"}},
+		{"a volume's place is a link out", func(root string) error {
+			return os.Symlink(filepath.Dir(secret), filepath.Join(root, "vol"))
+		}, func(r *container.CreateRequest) { r.HostConfig.Binds = []string{"some:/vol"} }, []string{"read", "/vol/secret", "ls", "/vol"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t)
+			e := w.engine(t)
+			if tt.image != nil {
+				if err := tt.image(w.root); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r := request(tt.script...)
+			if tt.change != nil {
+				tt.change(&r)
+			}
+			id := create(t, e, r)
+			if err := e.Start(t.Context(), id); err != nil {
+				t.Log("refused:", err)
+				return
+			}
+			wait(t, e, id)
+			out, errs := output(t, e, id, object.LogQuery{Stdout: true, Stderr: true, Tail: -1})
+			t.Logf("wrote %q, %q", out, errs)
+			if strings.Contains(out, "of the node") || strings.Contains(out, "started") {
+				t.Errorf("container got %q", out)
+			}
+		})
+	}
 }

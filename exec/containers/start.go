@@ -37,7 +37,7 @@ func (e *Engine) Start(ctx context.Context, ref string) error {
 	case s.Paused:
 		return object.Errorf(errdefs.ErrConflict, "cannot start a paused container, try unpause instead")
 	case s.Restarting:
-		e.halt(c)
+		e.halt(ctx, c)
 	case s.Running:
 		return object.Errorf(errdefs.ErrNotModified, "container %s is already running", c.id)
 	}
@@ -70,7 +70,7 @@ func (e *Engine) start(ctx context.Context, c *instance) error {
 		s.StartedAt = time.Now().UTC()
 	})
 	if err := e.saveState(c.id, &s); err != nil {
-		e.cfg.Logger.Warn("kept no note of a start", "container", c.id[:12], "err", err)
+		e.cfg.Logger.WarnContext(ctx, "kept no note of a start", "container", c.id[:12], "err", err)
 	}
 	e.tell(c, events.ActionStart)
 	return e.background(ctx, func(ctx context.Context) { e.attend(ctx, c) })
@@ -90,7 +90,7 @@ func (e *Engine) launch(ctx context.Context, c *instance) (*shim.Process, error)
 	if err != nil {
 		return nil, err
 	}
-	if err := e.writeNames(&r, at); err != nil {
+	if err = e.writeNames(&r, at); err != nil {
 		return nil, fmt.Errorf("write names: %w", err)
 	}
 	spec, _, err := runspec.Generate(e.input(&r, at.Namespace))
@@ -98,7 +98,7 @@ func (e *Engine) launch(ctx context.Context, c *instance) (*shim.Process, error)
 		return nil, err
 	}
 	run := e.runDir(c.id)
-	if err := errors.Join(os.RemoveAll(run), os.MkdirAll(filepath.Join(run, "files"), 0o711)); err != nil {
+	if err = errors.Join(os.RemoveAll(run), os.MkdirAll(filepath.Join(run, "files"), 0o711)); err != nil {
 		return nil, fmt.Errorf("make run directory: %w", err)
 	}
 	j := job{
@@ -172,12 +172,12 @@ func (e *Engine) notStarted(ctx context.Context, c *instance, cause error) error
 		s.FinishedAt = time.Now().UTC()
 	})
 	if err := e.saveState(c.id, &s); err != nil {
-		e.cfg.Logger.Warn("kept no note of a failed start", "container", c.id[:12], "err", err)
+		e.cfg.Logger.WarnContext(ctx, "kept no note of a failed start", "container", c.id[:12], "err", err)
 	}
 	if c.rec().Host.AutoRemove {
 		// The client was told; what cannot be removed now is listed still.
 		if err := e.remove(ctx, c, true); err != nil {
-			e.cfg.Logger.Warn("left a container that failed to start", "container", c.id[:12], "err", err)
+			e.cfg.Logger.WarnContext(ctx, "left a container that failed to start", "container", c.id[:12], "err", err)
 		}
 	}
 	return cause

@@ -50,7 +50,7 @@ func (e *Engine) stop(ctx context.Context, c *instance, sig string, timeout *tim
 	}
 	c.update(func(s *status) { s.Stopped = true })
 	if c.status().Restarting {
-		e.halt(c)
+		e.halt(ctx, c)
 		return nil
 	}
 	if err := e.signal(c, s); err != nil {
@@ -171,7 +171,7 @@ func (e *Engine) Restart(ctx context.Context, ref, sig string, timeout *time.Dur
 	if err != nil {
 		return err
 	}
-	if err := c.lock(ctx); err != nil {
+	if err = c.lock(ctx); err != nil {
 		return err
 	}
 	defer c.unlock()

@@ -78,7 +78,7 @@ func psColumns(args string) ([]string, error) {
 		switch {
 		case a == "-o" || a == "-eo" || a == "o" || a == "-e":
 		case i > 0 || strings.HasPrefix(a, "-o"):
-			for _, col := range strings.Split(strings.TrimPrefix(a, "-o"), ",") {
+			for col := range strings.SplitSeq(strings.TrimPrefix(a, "-o"), ",") {
 				if title(col) == "" {
 					return nil, invalid("ps: unknown column %q", col)
 				}
@@ -129,7 +129,7 @@ func readProc(pid int) (p proc, ok bool) {
 	if len(p.stat) < 22 {
 		return p, false
 	}
-	if st, err := os.Stat(dir); err == nil {
+	if st, gone := os.Stat(dir); gone == nil {
 		if sys, ok := st.Sys().(*syscall.Stat_t); ok {
 			p.uid = int(sys.Uid)
 		}

@@ -14,22 +14,22 @@ import (
 	"skep/store/object"
 )
 
-func write(t testing.TB, dir, name, text string) {
-	t.Helper()
+func write(tb testing.TB, dir, name, text string) {
+	tb.Helper()
 	if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
-func add(t testing.TB, dir, text string) {
-	t.Helper()
+func add(tb testing.TB, dir, text string) {
+	tb.Helper()
 	f, err := os.OpenFile(filepath.Join(dir, "log"), os.O_APPEND|os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	_, err = f.WriteString(text)
-	if err := errors.Join(err, f.Close()); err != nil {
-		t.Fatal(err)
+	if err = errors.Join(err, f.Close()); err != nil {
+		tb.Fatal(err)
 	}
 }
 

@@ -213,9 +213,9 @@ func (r *reader) next() (moved bool, err error) {
 	}
 	pick := files[len(files)-1] // the oldest: ours may be gone
 	if r.f != nil {
-		mine, err := r.f.Stat()
-		if err != nil {
-			return false, err
+		mine, lost := r.f.Stat()
+		if lost != nil {
+			return false, lost
 		}
 		for i, name := range files {
 			if st, err := os.Stat(filepath.Join(r.dir, name)); err == nil && os.SameFile(st, mine) {

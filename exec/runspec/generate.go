@@ -14,7 +14,7 @@ import (
 // about what was asked for and is not possible on this node.
 func Generate(in *Input) (_ *specs.Spec, warnings []string, err error) {
 	warn := func(text string) { warnings = append(warnings, text) }
-	if err := in.supported(); err != nil {
+	if err = in.supported(); err != nil {
 		return nil, nil, err
 	}
 	proc, err := in.process()
@@ -60,6 +60,8 @@ func (in *Input) supported() error {
 		"device requests":                       len(h.DeviceRequests) > 0,
 		"storage options":                       len(h.StorageOpt) > 0,
 		"limits of a block device's rate":       len(h.BlkioDeviceReadBps)+len(h.BlkioDeviceWriteBps)+len(h.BlkioDeviceReadIOps)+len(h.BlkioDeviceWriteIOps)+len(h.BlkioWeightDevice) > 0,
+		"rules for devices":                     len(h.DeviceCgroupRules) > 0,
+		"an initial umask":                      h.Umask != nil,
 		"a cgroup parent other than the node's": h.CgroupParent != "",
 		"a runtime other than the node's":       h.Runtime != "" && h.Runtime != "runc",
 		"real-time scheduling":                  h.CPURealtimePeriod != 0 || h.CPURealtimeRuntime != 0,

@@ -73,10 +73,10 @@ func place(self *os.File, exe string) error {
 		return err
 	}
 	_, err = io.Copy(tmp, self)
-	if err := errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
+	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(tmp.Name(), exe); err != nil {
+	if err = os.Rename(tmp.Name(), exe); err != nil {
 		return err
 	}
 	d, err := os.Open(dir)
@@ -95,8 +95,8 @@ func prune(dir, keep string) error {
 		return err
 	}
 	for _, p := range procs {
-		exe, err := os.Readlink(p)
-		if err != nil {
+		exe, gone := os.Readlink(p)
+		if gone != nil {
 			continue // it ended, or is a kernel thread
 		}
 		if rest, ok := strings.CutPrefix(exe, dir+"/"); ok {

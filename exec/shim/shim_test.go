@@ -55,15 +55,15 @@ func creator() int {
 	return 0
 }
 
-func plan(t testing.TB, script string) shim.Plan {
-	t.Helper()
+func plan(tb testing.TB, script string) shim.Plan {
+	tb.Helper()
 	exe, err := os.Executable()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	dir := t.TempDir()
+	dir := tb.TempDir()
 	return shim.Plan{
-		Exe: exe, Name: "test", RunDir: dir, LogDir: t.TempDir(), MaxSize: 1 << 20, MaxFiles: 3,
+		Exe: exe, Name: "test", RunDir: dir, LogDir: tb.TempDir(), MaxSize: 1 << 20, MaxFiles: 3,
 		Job: []byte(dir + "\n" + script), Listen: true, Stdin: true, Wants: []shim.Want{0},
 	}
 }
@@ -222,13 +222,13 @@ func TestInstall(t *testing.T) {
 	// An old copy from which something runs stays.
 	sleep, err := os.ReadFile("/bin/sleep")
 	used := filepath.Join(dir, "v1-1111", "skep")
-	if err := errors.Join(err, os.MkdirAll(filepath.Dir(used), 0o755), os.WriteFile(used, sleep, 0o755)); err != nil {
+	if err = errors.Join(err, os.MkdirAll(filepath.Dir(used), 0o755), os.WriteFile(used, sleep, 0o755)); err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	cmd := exec.CommandContext(ctx, used, "60")
-	if err := cmd.Start(); err != nil {
+	if err = cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	exe, err := shim.Install(dir, "v2/x")
@@ -243,7 +243,7 @@ func TestInstall(t *testing.T) {
 	}
 	stop()
 	_ = cmd.Wait() // it was killed
-	if err := os.WriteFile(exe, []byte("damaged"), 0o755); err != nil {
+	if err = os.WriteFile(exe, []byte("damaged"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	again, err := shim.Install(dir, "v2/x")

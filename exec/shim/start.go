@@ -81,9 +81,9 @@ func Start(ctx context.Context, p Plan) (_ *Process, err error) {
 	defer told.Close()
 	files.add(sync, nil)
 	for _, w := range p.Wants {
-		conn, theirs, err := pair()
-		files.add(theirs, err)
-		if err == nil {
+		conn, theirs, failed := pair()
+		files.add(theirs, failed)
+		if failed == nil {
 			proc.Conns = append(proc.Conns, conn)
 			files.add(nil, conn.Hello(w))
 		}

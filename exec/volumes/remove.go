@@ -96,7 +96,7 @@ func diskUsage(ctx context.Context, dir string) (total int64, err error) {
 			return nil //nolint:nilerr // it was removed meanwhile
 		}
 		if st, ok := info.Sys().(*syscall.Stat_t); ok && !d.IsDir() {
-			at := inode{uint64(st.Dev), st.Ino}
+			at := inode{st.Dev, st.Ino}
 			if !seen[at] {
 				total += info.Size()
 			}

@@ -75,7 +75,7 @@ func Open(cfg Config) (*Store, error) {
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			// It was being made or removed when the node stopped.
-			if err := os.RemoveAll(filepath.Join(cfg.Dir, e.Name())); err != nil {
+			if err = os.RemoveAll(filepath.Join(cfg.Dir, e.Name())); err != nil {
 				return nil, fmt.Errorf("open volumes: %w", err)
 			}
 		case err != nil:

@@ -33,7 +33,7 @@ func TestStore(t *testing.T) {
 	if err != nil || v.Mountpoint != filepath.Join(dir, "data", "_data") || v.Driver != "local" || v.Scope != "local" {
 		t.Fatalf("created %+v, %v", v, err)
 	}
-	if err := os.WriteFile(filepath.Join(v.Mountpoint, "file"), []byte("12345"), 0o644); err != nil {
+	if err = os.WriteFile(filepath.Join(v.Mountpoint, "file"), []byte("12345"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	again, err := s.Create(t.Context(), volume.CreateRequest{Name: "data"})
@@ -44,14 +44,14 @@ func TestStore(t *testing.T) {
 	if err != nil || len(anon.Name) != 64 {
 		t.Fatalf("without a name: %+v, %v", anon, err)
 	}
-	if err := s.Hold("data", "c1"); err != nil {
+	if err = s.Hold("data", "c1"); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Remove(t.Context(), "data", true); !errdefs.IsConflict(err) || err.Error() != "remove data: volume is in use - [c1]" {
+	if err = s.Remove(t.Context(), "data", true); !errdefs.IsConflict(err) || err.Error() != "remove data: volume is in use - [c1]" {
 		t.Errorf("remove of what is used: %v", err)
 	}
 	// What was half made when the node stopped goes.
-	if err := os.MkdirAll(filepath.Join(dir, "half", "_data"), 0o755); err != nil {
+	if err = os.MkdirAll(filepath.Join(dir, "half", "_data"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 
