@@ -1,6 +1,7 @@
 package manager_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,7 +41,7 @@ type box struct {
 // rules are what the executors were told, by service.
 type rules struct {
 	mu   sync.Mutex
-	fail map[string]string        // "web start" → error
+	fail map[string]string        // "web start", or "image start" → error
 	slow map[string]time.Duration // "web" → how long its pull takes
 }
 
@@ -95,7 +96,8 @@ func (c *controller) rule(phase string) error {
 	r := &c.m.world.rules
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if text := r.fail[c.service()+" "+phase]; text != "" {
+	image := c.b.task.Revision.Spec.ContainerSpec.Image
+	if text := cmp.Or(r.fail[c.service()+" "+phase], r.fail[image+" "+phase]); text != "" {
 		return errors.New(text)
 	}
 	return nil

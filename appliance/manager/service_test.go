@@ -38,10 +38,17 @@ func (w *world) cmdUpdate(ts *testscript.TestScript, args []string) {
 	synctest.Wait()
 }
 
+// cmdRemove deletes a service, or marks it as to be deleted: delete NAME [mark].
 func (w *world) cmdRemove(ts *testscript.TestScript, args []string) {
-	s := w.service(ts, one(ts, args)).Clone().(*object.Service)
-	s.PendingDelete = true
-	w.store.Write(w.t, func(tx *store.Tx) { tx.Update(s) })
+	s := w.service(ts, args[0]).Clone().(*object.Service)
+	w.store.Write(w.t, func(tx *store.Tx) {
+		if len(args) == 1 {
+			tx.Delete(s)
+			return
+		}
+		s.PendingDelete = true
+		tx.Update(s)
+	})
 	synctest.Wait()
 }
 

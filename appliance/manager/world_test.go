@@ -225,14 +225,22 @@ func (w *world) service(ts *testscript.TestScript, name string) *object.Service 
 func (w *world) cmdTasks(ts *testscript.TestScript, args []string) {
 	s := w.service(ts, one(ts, args))
 	tasks := slices.Collect(w.store.Snapshot().Tasks.By(store.ByService, s.ID))
+	replaces := map[string]string{}
+	for _, t := range tasks {
+		replaces[t.ID] = t.Replaces
+	}
+	depth := func(id string) (n int) {
+		for ; replaces[id] != ""; n++ {
+			id = replaces[id]
+		}
+		return n
+	}
 	slices.SortFunc(tasks, func(a, b *object.Task) int {
 		place := 0
 		if a.Slot == 0 {
 			place = cmp.Compare(a.NodeID, b.NodeID)
 		}
-		newer := cmp.Or(-a.CreatedAt.Compare(b.CreatedAt),
-			cmp.Compare(object.Rank(a.DesiredState), object.Rank(b.DesiredState)), -cmp.Compare(min(len(a.Replaces), 1), min(len(b.Replaces), 1)))
-		return cmp.Or(cmp.Compare(a.Slot, b.Slot), place, newer)
+		return cmp.Or(cmp.Compare(a.Slot, b.Slot), place, -a.CreatedAt.Compare(b.CreatedAt), -cmp.Compare(depth(a.ID), depth(b.ID)))
 	})
 	if len(tasks) == 0 {
 		fmt.Fprintln(ts.Stdout(), "no tasks")

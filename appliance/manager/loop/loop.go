@@ -29,16 +29,20 @@ type Changes struct {
 	Create []object.Object
 	// Update and Delete hold copies with the version they were decided on.
 	Update, Delete []object.Object
+	// Also are changes that the store has words of its own for; each is
+	// written by itself.
+	Also []func(tx *store.Tx)
 }
 
 // Empty reports whether there is nothing to write.
-func (c *Changes) Empty() bool { return len(c.Create)+len(c.Update)+len(c.Delete) == 0 }
+func (c *Changes) Empty() bool { return len(c.Create)+len(c.Update)+len(c.Delete)+len(c.Also) == 0 }
 
 // Add appends other to c.
 func (c *Changes) Add(other Changes) {
 	c.Create = append(c.Create, other.Create...)
 	c.Update = append(c.Update, other.Update...)
 	c.Delete = append(c.Delete, other.Delete...)
+	c.Also = append(c.Also, other.Also...)
 }
 
 // Plan decides on the changes for the snapshot in ch. prev is the snapshot of
@@ -109,6 +113,13 @@ func write(ctx context.Context, s store.Proposer, snap *store.Snapshot, c Change
 		for _, o := range window(c.Delete, i, size) {
 			tx.Delete(o)
 		}
+		if _, err := s.Propose(ctx, tx); err != nil {
+			return fmt.Errorf("write changes: %w", err)
+		}
+	}
+	for _, do := range c.Also {
+		tx := store.Begin(snap)
+		do(tx)
 		if _, err := s.Propose(ctx, tx); err != nil {
 			return fmt.Errorf("write changes: %w", err)
 		}

@@ -100,6 +100,13 @@ func (r *round) update() {
 		seen = append(seen, r.describe(s))
 	}
 	d := updater.Plan(r.svc, seen, r.now)
+	if d.Rollback != "" {
+		// The rest waits for the spec that is to be.
+		svc, now := r.svc, r.now
+		r.slots = nil
+		r.changes.Also = append(r.changes.Also, func(tx *store.Tx) { store.RollbackService(tx, svc, true, d.Rollback, now) })
+		return
+	}
 	for _, i := range d.Replace {
 		r.change(kept[i])
 	}

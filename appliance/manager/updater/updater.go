@@ -3,7 +3,8 @@
 //
 // It keeps no state: what an update did is read from the tasks it made, so a
 // new leader goes on where the old one stopped. It says which slots to replace;
-// the orchestrator does it. An update that fails pauses.
+// the orchestrator does it. An update that fails pauses or is rolled back, as
+// the service says; a rollback that fails always pauses.
 package updater
 
 import (
@@ -23,6 +24,7 @@ const (
 	msgRolledBack = "rollback completed"
 	msgPaused     = "update paused due to failure or early termination of task %s"
 	msgRollPaused = "rollback paused due to failure or early termination of task %s"
+	msgRollback   = "update rolled back due to failure or early termination of task %s"
 )
 
 // Slot is one slot of a service as an update sees it.
@@ -41,6 +43,9 @@ type Decision struct {
 	Replace []int
 	// Status is the service's new update status; nil leaves it as it is.
 	Status *swarm.UpdateStatus
+	// Rollback, if not empty, says that the service goes back to its previous
+	// spec, and why. Nothing else is to be done then.
+	Rollback string
 	// Next is when time alone may change the decision; zero is never.
 	Next time.Time
 }
@@ -110,6 +115,9 @@ func Plan(svc *object.Service, slots []Slot, now time.Time) Decision {
 	p := look(slots, *status.StartedAt, cfg, now)
 	if p.failed != nil && cfg.FailureAction != swarm.UpdateFailureActionContinue &&
 		float32(p.failures)/float32(max(1, p.changed+len(dirty))) > cfg.MaxFailureRatio {
+		if cfg.FailureAction == swarm.UpdateFailureActionRollback && svc.PreviousSpec != nil && !rollingBack(status) {
+			return Decision{Rollback: fmt.Sprintf(msgRollback, p.failed.ID)}
+		}
 		d.Status = pause(*status, p.failed.ID)
 		return d
 	}
