@@ -32,7 +32,7 @@ func TestBody_IsReadInOneWayOnly(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			req, err := http.NewRequestWithContext(t.Context(), "POST", "http://skep/services/create", strings.NewReader(tt.body))
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://skep/services/create", strings.NewReader(tt.body))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -53,12 +53,12 @@ func TestBody_IsReadInOneWayOnly(t *testing.T) {
 				t.Fatal(err)
 			}
 			if tt.want == "" {
-				if res.StatusCode != 201 {
+				if res.StatusCode != http.StatusCreated {
 					t.Errorf("%d %s", res.StatusCode, body)
 				}
 				return
 			}
-			if got := message(t, string(body)); res.StatusCode != 400 || got != tt.want {
+			if got := message(t, string(body)); res.StatusCode != http.StatusBadRequest || got != tt.want {
 				t.Errorf("got %d %s, want %s", res.StatusCode, got, tt.want)
 			}
 		})
@@ -84,7 +84,7 @@ func TestRegistryAuth_ComesInManyForms(t *testing.T) {
 		{"bm8=", "", "invalid X-Registry-Auth header: invalid JSON: invalid character 'o' in literal null (expecting 'u')"},
 	}
 	for _, tt := range tests {
-		req, err := http.NewRequestWithContext(t.Context(), "GET", "http://skep/distribution/x/json", nil)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://skep/distribution/x/json", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -99,7 +99,7 @@ func TestRegistryAuth_ComesInManyForms(t *testing.T) {
 			t.Fatal(err)
 		}
 		if tt.refusal != "" {
-			if got := message(t, string(body)); res.StatusCode != 400 || got != tt.refusal {
+			if got := message(t, string(body)); res.StatusCode != http.StatusBadRequest || got != tt.refusal {
 				t.Errorf("%s: %d %s", tt.header, res.StatusCode, got)
 			}
 			continue
@@ -108,7 +108,7 @@ func TestRegistryAuth_ComesInManyForms(t *testing.T) {
 		if m.images.auth != nil {
 			user = m.images.auth.Username
 		}
-		if res.StatusCode != 200 || user != tt.user {
+		if res.StatusCode != http.StatusOK || user != tt.user {
 			t.Errorf("%q: %d, user %q, want %q", tt.header, res.StatusCode, user, tt.user)
 		}
 	}

@@ -54,11 +54,11 @@ func (a *API) fail(w *tracked, r *http.Request, err error) {
 	gone := r.Context().Err() != nil
 	status, known := statusOf(err)
 	if !known && !gone {
-		a.Logger.Error("failed request", "pattern", r.Pattern, "err", err)
+		a.Logger.ErrorContext(r.Context(), "failed request", "pattern", r.Pattern, "err", err)
 	}
 	if w.begun {
 		if !gone && !errors.Is(err, context.Canceled) {
-			a.Logger.Debug("broke off reply", "pattern", r.Pattern, "err", err)
+			a.Logger.DebugContext(r.Context(), "broke off reply", "pattern", r.Pattern, "err", err)
 			// The client must not take what it got for the whole.
 			panic(http.ErrAbortHandler)
 		}

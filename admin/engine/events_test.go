@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -126,7 +127,7 @@ func TestEvents_TellWhatChangesInTheSwarm(t *testing.T) {
 	m.ok(t, "DELETE", "/secrets/s", "", nil)
 	next(`secret remove {"name":"s"}`)
 	cancel()
-	if err := <-watched; err != context.Canceled {
+	if err := <-watched; !errors.Is(err, context.Canceled) {
 		t.Errorf("watch ended with %v", err)
 	}
 }

@@ -19,7 +19,7 @@ func bodies(f *testing.F, path string, inSwarm bool, seeds ...string) {
 		if inSwarm {
 			m.initialise(t)
 		}
-		r := httptest.NewRequest("POST", path, strings.NewReader(body))
+		r := httptest.NewRequest(http.MethodPost, path, strings.NewReader(body))
 		r.Header.Set("Content-Type", "application/json")
 		w := httptest.NewRecorder()
 		m.handler().ServeHTTP(w, r)

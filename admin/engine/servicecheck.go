@@ -182,7 +182,7 @@ func checkPorts(s *store.Snapshot, id string, endpoint *swarm.EndpointSpec) erro
 		// The allocated ports include those that the spec asks for.
 		ports := other.Endpoint.Ports
 		if other.Spec.EndpointSpec != nil {
-			ports = append(ports[:len(ports):len(ports)], other.Spec.EndpointSpec.Ports...)
+			ports = append(slices.Clip(ports), other.Spec.EndpointSpec.Ports...)
 		}
 		for _, p := range ports {
 			mode, clash := wanted[port{p.PublishedPort, protocolOf(p)}]

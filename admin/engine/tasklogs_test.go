@@ -85,7 +85,7 @@ func TestServiceLogs_FollowTasksThatAreYetToCome(t *testing.T) {
 	m.logs.add(one.ID, line(1, "skipped\n"), line(2, "first\n"))
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, "GET", "http://skep/services/web/logs?stdout=1&follow=1&tail=1", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://skep/services/web/logs?stdout=1&follow=1&tail=1", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
