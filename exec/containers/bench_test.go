@@ -55,21 +55,26 @@ func BenchmarkStart(b *testing.B) {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- e.Run(ctx) }()
-	b.Cleanup(func() { stop(); <-done })
+	b.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			b.Error(err)
+		}
+	})
 
-	variants := map[string]func(b *testing.B, i int) time.Duration{
-		"skep": func(b *testing.B, _ int) time.Duration { return ours(b, e) },
+	variants := map[string]func(i int) time.Duration{
+		"skep": func(int) time.Duration { return ours(b, e) },
 	}
 	if _, err := exec.LookPath("runc"); err == nil {
 		same, docker := bundle(b, w, "same", false), bundle(b, w, "docker", true)
-		variants["runc"] = func(b *testing.B, i int) time.Duration { return theirs(b, w, same, i) }
-		variants["runc-docker-profile"] = func(b *testing.B, i int) time.Duration { return theirs(b, w, docker, i) }
+		variants["runc"] = func(i int) time.Duration { return theirs(b, w, same, i) }
+		variants["runc-docker-profile"] = func(i int) time.Duration { return theirs(b, w, docker, i) }
 	}
 	took := map[string][]time.Duration{}
 	i := 0
 	for b.Loop() {
 		for name, f := range variants {
-			d := f(b, i)
+			d := f(i)
 			if i > 1 { // warm by now
 				took[name] = append(took[name], d)
 			}
@@ -84,6 +89,7 @@ func BenchmarkStart(b *testing.B) {
 }
 
 func ours(b *testing.B, e *containers.Engine) time.Duration {
+	b.Helper()
 	first := &firstByte{at: make(chan time.Time, 1)}
 	begin := time.Now()
 	id := create(b, e, request("out", "x"))
@@ -105,6 +111,7 @@ func ours(b *testing.B, e *containers.Engine) time.Duration {
 }
 
 func theirs(b *testing.B, w *world, dir string, i int) time.Duration {
+	b.Helper()
 	first := &firstByte{at: make(chan time.Time, 1)}
 	id := filepath.Base(w.dir) + filepath.Base(dir) + strconv.Itoa(i)
 	cmd := exec.CommandContext(b.Context(), "runc", "--root", filepath.Join(w.dir, "runc"), "run", "--bundle", dir, id)

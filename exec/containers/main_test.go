@@ -33,16 +33,15 @@ import (
 
 func TestMain(m *testing.M) {
 	if code, taken := containers.Door(); taken {
-		os.Exit(code)
+		os.Exit(code) //nolint:forbidigo // this is the main of a creator
 	}
 	if dir := os.Getenv("SKEP_TEST_NODE"); dir != "" {
-		os.Exit(node(dir))
+		panic(node(dir))
 	}
-	code := m.Run()
+	m.Run()
 	if dir, err := built(); err == nil {
 		os.RemoveAll(dir)
 	}
-	os.Exit(code)
 }
 
 // world is a node's place: what outlives an engine.
@@ -88,7 +87,8 @@ func need(tb testing.TB) {
 func newWorld(tb testing.TB) *world {
 	tb.Helper()
 	need(tb)
-	dir, err := os.MkdirTemp("", "skep")
+	// The name of the directory is part of names in the kernel: it is unique.
+	dir, err := os.MkdirTemp("", "skep") //nolint:usetesting // see above
 	if err != nil {
 		tb.Fatal(err)
 	}

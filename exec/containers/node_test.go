@@ -23,19 +23,17 @@ import (
 
 // node is a process of its own that runs an engine, to be killed. It reads
 // containers to run, and says their IDs.
-func node(dir string) int {
+func node(dir string) error {
 	w, err := openWorld(dir)
 	if err != nil {
-		fmt.Println(err)
-		return 1
+		return err
 	}
 	e, err := containers.Open(context.Background(), w.config(slog.New(slog.NewTextHandler(os.Stderr, nil))))
 	if err != nil {
-		fmt.Println(err)
-		return 1
+		return err
 	}
 	go func() { _ = e.Run(context.Background()) }() // until the kill
-	fmt.Println("ready")
+	fmt.Fprintln(os.Stdout, "ready")
 	for in := json.NewDecoder(os.Stdin); ; {
 		var r container.CreateRequest
 		if err := in.Decode(&r); err != nil {
@@ -46,10 +44,10 @@ func node(dir string) int {
 			err = e.Start(context.Background(), c.ID)
 		}
 		if err != nil {
-			fmt.Println(err)
+			fmt.Fprintln(os.Stdout, err)
 			continue
 		}
-		fmt.Println(c.ID)
+		fmt.Fprintln(os.Stdout, c.ID)
 	}
 }
 

@@ -53,10 +53,10 @@ func (e *Engine) stop(ctx context.Context, c *instance, sig string, timeout *tim
 		e.halt(ctx, c)
 		return nil
 	}
-	if err := e.signal(c, s); err != nil {
+	if err = e.signal(c, s); err != nil {
 		return err
 	}
-	if err := e.thaw(c); err != nil {
+	if err = e.thaw(c); err != nil {
 		return err
 	}
 	grace := r.grace()
@@ -65,7 +65,7 @@ func (e *Engine) stop(ctx context.Context, c *instance, sig string, timeout *tim
 	}
 	ended, err := e.waitEnd(ctx, c, grace)
 	if err == nil && !ended {
-		if err := e.signal(c, unix.SIGKILL); err != nil {
+		if err = e.signal(c, unix.SIGKILL); err != nil {
 			return err
 		}
 		err = e.waitKilled(ctx, c)

@@ -218,7 +218,7 @@ func (r *reader) next() (moved bool, err error) {
 			return false, lost
 		}
 		for i, name := range files {
-			if st, err := os.Stat(filepath.Join(r.dir, name)); err == nil && os.SameFile(st, mine) {
+			if st, lost := os.Stat(filepath.Join(r.dir, name)); lost == nil && os.SameFile(st, mine) {
 				if i == 0 {
 					return false, nil
 				}
