@@ -9,16 +9,13 @@
 package content
 
 import (
-	"context"
 	// The digests of this store.
 	_ "crypto/sha256"
 	"fmt"
 	"io"
-	"io/fs"
 	"iter"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 
 	"github.com/containerd/errdefs"
@@ -180,29 +177,4 @@ func syncDir(dir string) error {
 	}
 	defer f.Close()
 	return f.Sync()
-}
-
-// Leftovers are the names of unfinished blobs, for tests and diagnosis.
-func (s *Store) Leftovers() []string {
-	var names []string
-	_ = filepath.WalkDir(s.tmp(), func(p string, e fs.DirEntry, err error) error {
-		if err == nil && p != s.tmp() {
-			names = append(names, strings.TrimPrefix(p, s.tmp()+"/"))
-		}
-		return nil
-	})
-	return names
-}
-
-// contextReader ends a copy when its context ends.
-type contextReader struct {
-	ctx context.Context //nolint:containedctx // lives as long as one call of Ingest
-	r   io.Reader
-}
-
-func (c contextReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
 }

@@ -1,34 +1,18 @@
 package content
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"hash"
-	"io"
 	"os"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 )
 
-// ErrMismatch is what an ingest fails with when the bytes are not those that
+// ErrMismatch is what a blob is refused with when the bytes are not those that
 // their digest and size promise.
 var ErrMismatch = errors.New("content does not match its digest")
-
-// Ingest reads all of r into the store. An empty digest and a negative size
-// mean that they are not known before; what they turned out to be is returned.
-func (s *Store) Ingest(ctx context.Context, r io.Reader, want digest.Digest, size int64) (digest.Digest, int64, error) {
-	w, err := s.Writer(want, size)
-	if err != nil {
-		return "", 0, err
-	}
-	defer w.Close()
-	if _, err := io.Copy(w, contextReader{ctx, r}); err != nil {
-		return "", 0, fmt.Errorf("ingest %s: %w", label(want), err)
-	}
-	return w.Commit()
-}
 
 // Write stores b.
 func (s *Store) Write(b []byte) (digest.Digest, error) {
@@ -58,7 +42,8 @@ type Writer struct {
 	n    int64
 }
 
-// Writer starts a blob; want and size are as in [Store.Ingest].
+// Writer starts a blob. An empty digest and a negative size mean that they are
+// not known before.
 func (s *Store) Writer(want digest.Digest, size int64) (*Writer, error) {
 	if want != "" {
 		if err := Check(want); err != nil {

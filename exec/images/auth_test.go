@@ -207,11 +207,11 @@ func TestDebiansRegistry(t *testing.T) {
 		if err := m.Pull(t.Context(), ref, "", good, nil); err != nil {
 			t.Fatal(err)
 		}
-		d, _, err := n.Resolve(t.Context(), ref, nil)
+		d, _, err := n.Resolve(t, ref)
 		if err != nil {
 			t.Fatal(err)
 		}
-		fs, err := m.Rootfs(t.Context(), ref+"@"+d.String())
+		fs, err := m.Rootfs(t.Context(), ref+"@"+d)
 		if err != nil || read(t, fs, "f") != "content" {
 			t.Fatalf("%s: %v", ref, err)
 		}

@@ -3,9 +3,7 @@ package images
 import (
 	"context"
 
-	"github.com/distribution/reference"
 	apiregistry "github.com/moby/moby/api/types/registry"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -93,42 +91,4 @@ func platformsOf(mediaType string, body []byte, read func(ocispec.Descriptor) ([
 		found = append(found, c.Platform)
 	}
 	return found, nil
-}
-
-// Resolve is the digest that a name means now, and the platforms that it can
-// run on: what a service is pinned to when its client did not do it.
-func (s *Store) Resolve(ctx context.Context, ref string, auth *apiregistry.AuthConfig) (digest.Digest, []ocispec.Platform, error) {
-	d, err := s.Distribution(ctx, ref, auth)
-	return d.Descriptor.Digest, d.Platforms, err
-}
-
-// Ensure makes an image ready to run, as for a task: one that is pinned to a
-// digest and is here needs no registry; another is pulled, and if that cannot
-// be, what is here under the name is good enough.
-func (s *Store) Ensure(ctx context.Context, ref string, auth *apiregistry.AuthConfig) error {
-	named, err := parse(ref)
-	if err != nil {
-		return err
-	}
-	rec, _, here := s.state.Load().named(named)
-	here = here && s.complete(rec)
-	if here && (digestOf(named) != "" || s.isHello(named)) {
-		return nil
-	}
-	if !here && s.isHello(named) {
-		_, err = s.findOrMake(ctx, ref)
-		return err
-	}
-	err = s.Pull(ctx, ref, "", auth, nil)
-	if err != nil && here && ctx.Err() == nil {
-		s.log.WarnContext(ctx, "used the local image, its registry failed", "image", reference.FamiliarString(named), "err", err)
-		return nil
-	}
-	return err
-}
-
-// Has says whether an image is here and complete.
-func (s *Store) Has(ref string) bool {
-	rec, _, err := s.state.Load().find(ref)
-	return err == nil && s.complete(rec)
 }

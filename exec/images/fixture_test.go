@@ -25,6 +25,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"github.com/moby/moby/api/types/events"
 	"github.com/moby/moby/api/types/jsonstream"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"skep/exec/images"
 )
@@ -72,6 +73,21 @@ func (n *node) reopen(t *testing.T, change ...func(*images.Config)) {
 		t.Fatal(err)
 	}
 	n.Store = s
+}
+
+// Has says whether an image can be used.
+func (n *node) Has(t *testing.T, ref string) bool {
+	t.Helper()
+	fs, err := n.Rootfs(t.Context(), ref)
+	fs.Release()
+	return err == nil
+}
+
+// Resolve is what a service is pinned to.
+func (n *node) Resolve(t *testing.T, ref string) (string, []ocispec.Platform, error) {
+	t.Helper()
+	d, err := n.Distribution(t.Context(), ref, nil)
+	return d.Descriptor.Digest.String(), d.Platforms, err
 }
 
 // told is what was published, as "action name".

@@ -23,11 +23,11 @@ func withHello(t *testing.T, content string) func(*images.Config) {
 func TestHelloIsMadeOnDemand(t *testing.T) {
 	hello := withHello(t, "the binary")
 	n := open(t, hello)
-	d, platforms, err := n.Resolve(t.Context(), "skep/hello:demo", nil)
+	d, platforms, err := n.Resolve(t, "skep/hello:demo")
 	if err != nil || len(platforms) != 1 {
 		t.Fatalf("resolve: %v %v", platforms, err)
 	}
-	fs, err := n.Rootfs(t.Context(), "skep/hello:demo@"+d.String())
+	fs, err := n.Rootfs(t.Context(), "skep/hello:demo@"+d)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +44,7 @@ func TestHelloIsMadeOnDemand(t *testing.T) {
 	}
 
 	other := open(t, withHello(t, "the binary"))
-	if again, _, err := other.Resolve(t.Context(), "skep/hello", nil); err != nil || again != d {
+	if again, _, err := other.Resolve(t, "skep/hello"); err != nil || again != d {
 		t.Errorf("another node has %s (%v), want %s", again, err, d)
 	}
 	if _, err := other.Rootfs(t.Context(), "skep/hello@sha256:"+strings.Repeat("0", 64)); err == nil || !strings.HasPrefix(err.Error(), "No such image: skep/hello@sha256:") {

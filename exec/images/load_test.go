@@ -310,7 +310,7 @@ func TestLoadDir_LoadsOnceAndAgainWhenAnImageIsGone(t *testing.T) {
 	n.reopen(t)
 	_ = n.LoadDir(t.Context(), dir)
 	for _, ref := range []string{"a:1", "b:1"} {
-		if !n.Has(ref) {
+		if !n.Has(t, ref) {
 			t.Errorf("%s is not there", ref)
 		}
 	}

@@ -176,7 +176,7 @@ func TestOpen_WipesWhatACrashLeft(t *testing.T) {
 	}
 	n.reopen(t)
 	n.tidy(t)
-	if !n.Has(id) {
+	if !n.Has(t, id) {
 		t.Error("the image is gone")
 	}
 }
@@ -265,23 +265,12 @@ func TestDistribution_AnswersFromTheStoreFirst(t *testing.T) {
 	push(t, host+"/app:1", img)
 	n := open(t)
 	for _, where := range []string{"registry", "store"} {
-		d, platforms, err := n.Resolve(t.Context(), host+"/app:1", nil)
-		if err != nil || d.String() != digestOf(t, img) || len(platforms) != 1 || platforms[0].Architecture != runtime.GOARCH {
+		d, platforms, err := n.Resolve(t, host+"/app:1")
+		if err != nil || d != digestOf(t, img) || len(platforms) != 1 || platforms[0].Architecture != runtime.GOARCH {
 			t.Errorf("from the %s: %s %v %v", where, d, platforms, err)
 		}
-		if err := n.Ensure(t.Context(), host+"/app:1@"+d.String(), nil); err != nil {
+		if err := n.Pull(t.Context(), host+"/app:1@"+d, "", nil, nil); err != nil {
 			t.Fatal(err)
 		}
-	}
-}
-
-func TestEnsure_UsesWhatIsHereWhenTheRegistryIsNot(t *testing.T) {
-	n := open(t)
-	load(t, n, "localhost:1/app:1", "a")
-	if err := n.Ensure(t.Context(), "localhost:1/app:1", nil); err != nil {
-		t.Error(err)
-	}
-	if err := n.Ensure(t.Context(), "localhost:1/other:1", nil); err == nil {
-		t.Error("no error for an image that is nowhere")
 	}
 }

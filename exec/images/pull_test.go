@@ -112,7 +112,7 @@ func TestPull_ChoosesThePlatform(t *testing.T) {
 	if err := m.Load(t.Context(), &b, nil); err != nil {
 		t.Fatal(err)
 	}
-	if !m.Has(host + "/multi@" + digestOf(t, index)) {
+	if !m.Has(t, host+"/multi@"+digestOf(t, index)) {
 		t.Error("the saved image lost the digest of its index")
 	}
 	list, err := n.List(t.Context())

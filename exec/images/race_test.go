@@ -144,7 +144,7 @@ func TestKilled(t *testing.T) {
 			fs.Release()
 		}
 		for tag := range tags {
-			if !n.Has(tag) {
+			if !n.Has(t, tag) {
 				t.Errorf("round %d: %s was acknowledged and is gone", round, tag)
 			}
 		}

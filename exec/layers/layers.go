@@ -234,16 +234,6 @@ func (s *Store) Detach(diffID digest.Digest) (func() error, error) {
 	return func() error { return os.RemoveAll(tmp) }, nil
 }
 
-// Leftovers are the names of unfinished layers, for tests and diagnosis.
-func (s *Store) Leftovers() []string {
-	var names []string
-	entries, _ := os.ReadDir(s.tmp())
-	for _, e := range entries {
-		names = append(names, e.Name())
-	}
-	return names
-}
-
 // syncfs writes everything of the file system that holds path to the disk:
 // cheaper than an fsync for each of a layer's files.
 func syncfs(path string) error {

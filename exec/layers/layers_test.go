@@ -134,8 +134,9 @@ func clean(t *testing.T, s *layers.Store, top string) {
 	for d := range s.All() {
 		t.Errorf("layer %s was stored", d)
 	}
-	for _, name := range s.Leftovers() {
-		t.Errorf("left in tmp: %s", name)
+	left, err := os.ReadDir(filepath.Join(top, "store/tmp/layers"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left in tmp: %v, %v", left, err)
 	}
 	entries, err := os.ReadDir(top)
 	if err != nil {

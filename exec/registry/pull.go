@@ -19,7 +19,8 @@ import (
 // maxManifest is the largest manifest that is read.
 const maxManifest = 4 << 20
 
-// idle is how long a blob may stand still before it is asked for again.
+// idle is how long a blob may stand still, and a manifest may take, before it
+// is asked for again.
 const idle = time.Minute
 
 // Manifest reads a manifest or an index by its tag or digest.
@@ -27,7 +28,9 @@ func (r *Repository) Manifest(ctx context.Context, ref string) ([]byte, ocispec.
 	var body []byte
 	var desc ocispec.Descriptor
 	err := r.each(ctx, func(e *endpoint, client *http.Client) error {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, e.url("manifests", ref).String(), nil)
+		limited, cancel := context.WithTimeout(ctx, idle)
+		defer cancel()
+		req, err := http.NewRequestWithContext(limited, http.MethodGet, e.url("manifests", ref).String(), nil)
 		if err != nil {
 			return err
 		}
