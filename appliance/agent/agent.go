@@ -115,7 +115,7 @@ func New(cfg Config) *Agent {
 func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	if _, err := a.describe(ctx); err != nil {
-		a.cfg.Logger.Warn("node not described", "err", err)
+		a.cfg.Logger.WarnContext(ctx, "node not described", "err", err)
 	}
 	if err := a.adopt(ctx, g); err != nil {
 		return err
@@ -131,7 +131,7 @@ func (a *Agent) adopt(ctx context.Context, g *errgroup.Group) error {
 	if err != nil {
 		// The managers know what this node is to run; what runs is kept until
 		// they have said so.
-		a.cfg.Logger.Error("stored tasks lost", "err", err)
+		a.cfg.Logger.ErrorContext(ctx, "stored tasks lost", "err", err)
 		return nil
 	}
 	if !found {
@@ -182,7 +182,7 @@ func (a *Agent) apply(ctx context.Context, g *errgroup.Group) error {
 		}
 		w := newWorker(a, as)
 		a.workers[i.key] = w
-		g.Go(func() error { return w.run(ctx) })
+		g.Go(func() error { w.run(ctx); return nil })
 	}
 	for id, w := range a.workers {
 		if _, ok := a.items[item{object.KindTask, id}]; !ok {

@@ -38,7 +38,7 @@ func (a *Agent) connect(ctx context.Context, g *errgroup.Group) error {
 		if welcomed {
 			backoff = minBackoff
 		}
-		a.cfg.Logger.Debug("session ended", "err", err)
+		a.cfg.Logger.DebugContext(ctx, "session ended", "err", err)
 		t := time.NewTimer(backoff/2 + rand.N(backoff/2))
 		select {
 		case <-ctx.Done():
@@ -87,7 +87,7 @@ func (a *Agent) session(ctx context.Context, tasks *errgroup.Group) (welcomed bo
 		news:   make(chan struct{}, 1),
 		landed: make(chan uint64, 1),
 	}
-	if err := s.conn.Send(&wire.Message{Hello: &wire.Hello{Protocol: wire.Protocol, Description: desc}}, timeout); err != nil {
+	if err = s.conn.Send(&wire.Message{Hello: &wire.Hello{Protocol: wire.Protocol, Description: desc}}, timeout); err != nil {
 		return false, err
 	}
 	m, err := s.conn.Receive(timeout)
@@ -95,7 +95,7 @@ func (a *Agent) session(ctx context.Context, tasks *errgroup.Group) (welcomed bo
 	case err != nil:
 		return false, err
 	case m.Refusal != nil:
-		return false, m.Refusal
+		return false, m.Refusal.Err()
 	case m.Welcome == nil:
 		return false, errors.New("manager does not welcome this node")
 	}
@@ -144,7 +144,7 @@ func (s *session) listen(ctx context.Context, tasks *errgroup.Group) error {
 		}
 		switch {
 		case m.Refusal != nil:
-			return m.Refusal
+			return m.Refusal.Err()
 		case m.Beat != nil:
 			select { // replace an older one
 			case <-s.period:
@@ -258,7 +258,7 @@ func (s *session) talk(ctx context.Context, desc swarm.NodeDescription) error {
 		case <-look.C:
 			now, err := s.agent.describe(ctx)
 			if err != nil {
-				s.agent.cfg.Logger.Warn("node not described", "err", err)
+				s.agent.cfg.Logger.WarnContext(ctx, "node not described", "err", err)
 				continue
 			}
 			if reflect.DeepEqual(now, desc) {

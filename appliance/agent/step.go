@@ -96,8 +96,7 @@ func fail(ctx context.Context, s swarm.TaskStatus, state swarm.TaskState, err er
 	}
 	s.Timestamp, s.State, s.Err = time.Now(), state, err.Error()
 	s = observe(ctx, s, c)
-	var exit *object.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*object.ExitError](err); ok {
 		// Without a status of its own the container is the one of the last.
 		cs := swarm.ContainerStatus{}
 		if s.ContainerStatus != nil {

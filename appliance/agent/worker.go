@@ -87,7 +87,7 @@ func (w *worker) begin(ctx context.Context) (t object.Task, as *object.Assignmen
 }
 
 // run takes the task from step to step until it is removed.
-func (w *worker) run(ctx context.Context) error {
+func (w *worker) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		t, as, removed, sctx, done := w.begin(ctx)
 		if removed && object.Ended(t.Status.State) {
@@ -95,9 +95,9 @@ func (w *worker) run(ctx context.Context) error {
 			done()
 			if err == nil {
 				w.agent.gone(t.ID)
-				return nil
+				return
 			}
-			w.agent.cfg.Logger.Warn("task not removed", "task", t.ID, "err", err)
+			w.agent.cfg.Logger.WarnContext(ctx, "task not removed", "task", t.ID, "err", err)
 			w.pause(ctx)
 			continue
 		}
@@ -121,7 +121,6 @@ func (w *worker) run(ctx context.Context) error {
 			w.pause(ctx)
 		}
 	}
-	return nil
 }
 
 // advance is one step, with a controller made if there is none.

@@ -28,14 +28,13 @@ type machine struct {
 
 // box is a container.
 type box struct {
-	task     *object.Assignment
-	name     string
-	created  bool
-	running  bool
-	starts   int
-	code     int
-	ended    chan struct{} // closed when it does not run any more
-	stopping bool
+	task    *object.Assignment
+	name    string
+	created bool
+	running bool
+	starts  int
+	code    int
+	ended   chan struct{} // closed when it does not run any more
 }
 
 // rules are what the executors were told, by service.
@@ -191,6 +190,7 @@ func (c *controller) Status(context.Context) (*swarm.ContainerStatus, []swarm.Po
 type open struct{}
 
 func (open) Seal(domain string, plain []byte) []byte { return append([]byte(domain+"\n"), plain...) }
+
 func (open) Open(domain string, sealed []byte) ([]byte, error) {
 	if len(sealed) < len(domain)+1 || string(sealed[:len(domain)+1]) != domain+"\n" {
 		return nil, errors.New("sealed for something else")

@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -70,11 +69,8 @@ func TestScenarios(t *testing.T) {
 		UpdateScripts: *update,
 		Cmds:          cmds,
 		Setup: func(e *testscript.Env) error {
-			dir, err := os.MkdirTemp(e.WorkDir, "world")
-			if err != nil {
-				return err
-			}
-			w := newWorld(e.T().(bubble).T, dir)
+			inner := e.T().(bubble).T
+			w := newWorld(inner, inner.TempDir())
 			e.Values[worldKey{}] = w
 			e.Defer(w.end)
 			return nil

@@ -107,11 +107,10 @@ const (
 	Denied      Kind = "permission denied"
 )
 
-// Error is the refusal as an error of its kind.
-func (r *Refusal) Error() string { return r.Text }
+// Err is the refusal as an error of its kind.
+func (r *Refusal) Err() error { return object.Errorf(r.kind(), "%s", r.Text) }
 
-// Unwrap makes the refusal an error of containerd's kinds.
-func (r *Refusal) Unwrap() error {
+func (r *Refusal) kind() error {
 	switch r.Kind {
 	case NotFound:
 		return errdefs.ErrNotFound

@@ -178,7 +178,7 @@ func TestRefuse_KeepsKindAndText(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !errors.Is(m.Refusal, kind) || m.Refusal.Error() != "because" {
+		if !errors.Is(m.Refusal.Err(), kind) || m.Refusal.Err().Error() != "because" {
 			t.Errorf("refusal of kind %v: got %v", kind, m.Refusal)
 		}
 	}

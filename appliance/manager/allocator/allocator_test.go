@@ -18,14 +18,14 @@ import (
 
 // port reads "8080:80/udp" or "host 8080:80".
 func port(text string) (p swarm.PortConfig) {
-	var rest string
-	if rest, ok := strings.CutPrefix(text, "host "); ok {
-		p.PublishMode, text = swarm.PortConfigPublishModeHost, rest
+	if after, ok := strings.CutPrefix(text, "host "); ok {
+		p.PublishMode, text = swarm.PortConfigPublishModeHost, after
 	}
-	if n, err := fmt.Sscanf(text, "%d:%d/%s", &p.PublishedPort, &p.TargetPort, &rest); err != nil && n < 2 {
+	var protocol string
+	if n, err := fmt.Sscanf(text, "%d:%d/%s", &p.PublishedPort, &p.TargetPort, &protocol); err != nil && n < 2 {
 		panic(err)
 	}
-	p.Protocol = network.IPProtocol(rest)
+	p.Protocol = network.IPProtocol(protocol)
 	return p
 }
 

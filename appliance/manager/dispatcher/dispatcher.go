@@ -124,7 +124,7 @@ func (d *Dispatcher) accept(ctx context.Context, g *errgroup.Group) error {
 			g.Go(func() error {
 				// A session's end is not the end of the term.
 				if err := d.Serve(ctx, c.conn, c.node); err != nil && ctx.Err() == nil {
-					d.cfg.Logger.Warn("session failed", "node", c.node, "err", err)
+					d.cfg.Logger.WarnContext(ctx, "session failed", "node", c.node, "err", err)
 				}
 				return nil
 			})

@@ -59,15 +59,15 @@ type agent struct {
 	got  chan *wire.Message
 }
 
-// dial begins a session and reads the answer to the hello.
-func (w *world) dial(node string) (*agent, *wire.Message) {
+// dial begins a session of n1 and reads the answer to the hello.
+func (w *world) dial() (*agent, *wire.Message) {
 	w.Helper()
-	c, err := w.d.Dial(w.Context(), node)
+	c, err := w.d.Dial(w.Context(), "n1")
 	if err != nil {
 		w.Fatal(err)
 	}
 	a := &agent{w: w, conn: wire.NewConn(c), done: make(chan struct{}), got: make(chan *wire.Message, 100)}
-	a.send(&wire.Message{Hello: &wire.Hello{Protocol: wire.Protocol, Description: swarm.NodeDescription{Hostname: node + ".local"}}})
+	a.send(&wire.Message{Hello: &wire.Hello{Protocol: wire.Protocol, Description: swarm.NodeDescription{Hostname: "n1.local"}}})
 	m, err := a.conn.Receive(time.Minute)
 	if err != nil {
 		w.Fatal(err)
@@ -75,11 +75,11 @@ func (w *world) dial(node string) (*agent, *wire.Message) {
 	go func() { // ends with the connection, which the dispatcher closes
 		defer close(a.done)
 		for {
-			m, err := a.conn.Receive(time.Hour)
+			next, err := a.conn.Receive(time.Hour)
 			if err != nil {
 				return
 			}
-			a.got <- m
+			a.got <- next
 		}
 	}()
 	return a, m
@@ -132,7 +132,7 @@ func (a *agent) ended() (bool, error) {
 	close(a.got)
 	for m := range a.got {
 		if m.Refusal != nil {
-			return true, m.Refusal
+			return true, m.Refusal.Err()
 		}
 	}
 	return true, nil
@@ -165,10 +165,10 @@ func (w *world) edit(id string, do func(*object.Task)) {
 }
 
 func TestServe_SendsWhatTheNodeNeeds(t *testing.T) {
-	run(t, func(t *testing.T, w *world) {
+	run(t, func(t *testing.T, w *world) { //nolint:thelper // the body of the test
 		w.task("t1", "n1", "k1")
 		w.task("t2", "n2", "k2")
-		a, _ := w.dial("n1")
+		a, _ := w.dial()
 		want := func(what, want string) {
 			t.Helper()
 			if got := a.assignments(); got != want {
@@ -186,7 +186,7 @@ func TestServe_SendsWhatTheNodeNeeds(t *testing.T) {
 		want("to stop, and no more secrets", "2>3 -k1 +t1")
 		w.edit("t1", func(t *object.Task) { t.NodeID = "" })
 		want("taken away", "3>4 -s-t1/1 -t1")
-		again, _ := w.dial("n1")
+		again, _ := w.dial()
 		if got := again.assignments(); got != ">1 +s-t3/1 +k3 +t3" {
 			t.Errorf("a new session: got %q", got)
 		}
@@ -197,10 +197,10 @@ func TestServe_SendsWhatTheNodeNeeds(t *testing.T) {
 }
 
 func TestServe_TakesTheNodesWord(t *testing.T) {
-	run(t, func(t *testing.T, w *world) {
+	run(t, func(t *testing.T, w *world) { //nolint:thelper // the body of the test
 		w.task("t1", "n1", "k1")
 		w.task("t2", "n2", "k2")
-		a, _ := w.dial("n1")
+		a, _ := w.dial()
 		var seq uint64
 		tell := func(id string, state swarm.TaskState, text string) swarm.TaskStatus {
 			seq++
@@ -245,8 +245,8 @@ func TestServe_TakesTheNodesWord(t *testing.T) {
 }
 
 func TestServe_NodeStates(t *testing.T) {
-	run(t, func(t *testing.T, w *world) {
-		a, m := w.dial("n1")
+	run(t, func(t *testing.T, w *world) { //nolint:thelper // the body of the test
+		a, m := w.dial()
 		if m.Welcome == nil || m.Welcome.Period < 4500*time.Millisecond || m.Welcome.Period > 5500*time.Millisecond {
 			t.Fatalf("hello: got %+v", m)
 		}
@@ -273,32 +273,32 @@ func TestServe_NodeStates(t *testing.T) {
 }
 
 func TestServe_RemovedNodeIsCutOff(t *testing.T) {
-	run(t, func(t *testing.T, w *world) {
-		a, _ := w.dial("n1")
+	run(t, func(t *testing.T, w *world) { //nolint:thelper // the body of the test
+		a, _ := w.dial()
 		n := w.node("n1")
 		w.store.Write(t, func(tx *store.Tx) { tx.Delete(n) })
 		if ended, err := a.ended(); !ended || !errdefs.IsNotFound(err) {
 			t.Errorf("session: ended %v, %v", ended, err)
 		}
-		if _, m := w.dial("n1"); m.Refusal == nil || m.Refusal.Text != "node n1 not found" {
+		if _, m := w.dial(); m.Refusal == nil || m.Refusal.Text != "node n1 not found" {
 			t.Errorf("hello: got %+v, want a refusal", m)
 		}
 	})
 }
 
 func TestServe_Refuses(t *testing.T) {
-	run(t, func(t *testing.T, w *world) {
+	run(t, func(t *testing.T, w *world) { //nolint:thelper // the body of the test
 		var texts []string
 		for range 4 {
-			if _, m := w.dial("n1"); m.Refusal != nil {
-				texts = append(texts, m.Refusal.Error())
+			if _, m := w.dial(); m.Refusal != nil {
+				texts = append(texts, m.Refusal.Text)
 			}
 		}
 		if want := []string{"node n1 exceeded rate limit count of registrations"}; !slices.Equal(texts, want) {
 			t.Errorf("registrations: got %q, want %q", texts, want)
 		}
 		time.Sleep(8 * time.Second)
-		if _, m := w.dial("n1"); m.Welcome == nil {
+		if _, m := w.dial(); m.Welcome == nil {
 			t.Errorf("later: got %+v", m)
 		}
 		for _, bad := range []*wire.Message{
@@ -313,7 +313,7 @@ func TestServe_Refuses(t *testing.T) {
 			if err := conn.Send(bad, time.Minute); err != nil {
 				t.Fatal(err)
 			}
-			if m, err := conn.Receive(time.Minute); err != nil || m.Refusal == nil || !errdefs.IsInvalidArgument(m.Refusal) {
+			if m, err := conn.Receive(time.Minute); err != nil || m.Refusal == nil || !errdefs.IsInvalidArgument(m.Refusal.Err()) {
 				t.Errorf("session that begins with %+v: got %+v, %v", bad, m, err)
 			}
 		}
@@ -350,6 +350,8 @@ func TestRun_NewLeaderAsksWhoIsThere(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		want("up", swarm.NodeStateDown, `heartbeat failure for node in "unknown" state`)
 		cancel()
-		<-done
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("Run: got %v, want that it was canceled", err)
+		}
 	})
 }

@@ -88,19 +88,19 @@ func (t *term) serve(ctx context.Context, conn net.Conn, node string) error {
 		return errors.Join(err, s.conn.Send(&wire.Message{Refusal: wire.Refuse(err)}, timeout))
 	}
 	defer t.unregister(s)
-	t.cfg.Logger.Info("node registered", "node", node)
+	t.cfg.Logger.InfoContext(ctx, "node registered", "node", node)
 	t.report(report{node: node, state: swarm.NodeStateReady, address: address(conn), description: &m.Hello.Description})
 	s.out.assign = true
 	signal(s.news)
-	g, ctx := errgroup.WithContext(ctx)
+	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return t.listen(s) })
 	g.Go(func() error {
 		// Closing is what ends the listening.
 		defer conn.Close()
-		return t.talk(ctx, s)
+		return t.talk(gctx, s)
 	})
 	err = ended(g.Wait())
-	t.cfg.Logger.Info("session ended", "node", node, "err", err)
+	t.cfg.Logger.InfoContext(ctx, "session ended", "node", node, "err", err)
 	return err
 }
 

@@ -62,8 +62,8 @@ func Follow(ctx context.Context, s store.Proposer, plan Plan) error {
 		if errors.Is(err, store.ErrSequence) {
 			// The smaller the write, the less it is likely to meet another one.
 			size = max(1, size/4)
-			if err := ctx.Err(); err != nil {
-				return err
+			if ctx.Err() != nil {
+				return ctx.Err()
 			}
 			continue
 		}

@@ -196,7 +196,7 @@ func (r *round) release() {
 func (r *round) free(s *slot, a *attempt) bool {
 	var before []*object.Task
 	for _, b := range s.attempts {
-		if b != a && !(r.startFirst() && b.wanted()) {
+		if b != a && (!r.startFirst() || !b.wanted()) {
 			before = append(before, b.Task)
 		}
 	}

@@ -166,7 +166,7 @@ func (r *round) orphan(a *attempt) {
 
 func (r *round) touch(a *attempt) {
 	if !a.changed && !a.created {
-		a.Task = a.Task.Clone().(*object.Task)
+		a.Task = a.Clone().(*object.Task)
 		a.changed = true
 	}
 }
