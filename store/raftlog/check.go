@@ -39,26 +39,26 @@ type tree struct {
 }
 
 // checkFile is an error unless a bbolt file is whole in form. What is in its
-// values is not its business.
-func checkFile(path string) error {
+// values is not its business. A file that is not there yet is fresh.
+func checkFile(path string) (fresh bool, err error) {
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil
+		return true, nil
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer func() { _ = f.Close() }() // only read
 	info, err := f.Stat()
 	if err != nil || info.Size() == 0 { // empty: made, and not yet written
-		return err
+		return true, err
 	}
 	t := &tree{file: f, pageSize: int64(os.Getpagesize()), seen: map[uint64]bool{}}
 	root, err := t.meta()
 	if err != nil {
-		return err
+		return false, err
 	}
-	return t.walk(root, nil, nil)
+	return false, t.walk(root, nil, nil)
 }
 
 // meta is the page of the root. bbolt keeps two copies of where its tree

@@ -96,7 +96,8 @@ func Open(cfg Config) (*Log, *Snapshots, error) {
 	}
 	snaps.log = l
 	path := filepath.Join(cfg.Dir, fileName)
-	if err := checkFile(path); err != nil {
+	fresh, err := checkFile(path)
+	if err != nil {
 		return nil, nil, fmt.Errorf("open raft log: %w", err)
 	}
 	err = guard(func() (err error) {
@@ -105,6 +106,9 @@ func Open(cfg Config) (*Log, *Snapshots, error) {
 		}})
 		return err
 	})
+	if err == nil && fresh {
+		err = prepare(path)
+	}
 	if err == nil {
 		err = guard(func() error { return l.load(snaps.newest()) })
 		if err != nil {
@@ -115,6 +119,28 @@ func Open(cfg Config) (*Log, *Snapshots, error) {
 		return nil, nil, fmt.Errorf("open raft log: %w", err)
 	}
 	return l, snaps, nil
+}
+
+// prepared is how large the file is from the start.
+const prepared = 16 << 20
+
+// prepare gives the file its blocks before they are needed: to write where
+// nothing was written before makes every sync wait for the file system's
+// journal too.
+func prepare(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	zeros := make([]byte, 1<<20)
+	for at := info.Size(); at < prepared && err == nil; at += int64(len(zeros)) {
+		_, err = f.WriteAt(zeros[:min(int64(len(zeros)), prepared-at)], at)
+	}
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // Close closes the file.

@@ -82,13 +82,18 @@ type Member struct {
 	readied  sync.Once
 	raft     *raft.Raft    // set before started is closed
 	started  chan struct{} // closed by Run
+	over     chan struct{} // closed at the end of Run
+
+	mu      sync.Mutex
+	closing bool           // guarded by mu: nothing new may be asked of Raft
+	calls   sync.WaitGroup // of those who asked; grows under mu
 }
 
 // Open reads what is on the disk. Call Run next, or Close.
 func Open(cfg Config) (*Member, error) {
 	m := &Member{
 		Store: store.New(), cfg: cfg,
-		failed: make(chan error, 1), ready: make(chan struct{}), started: make(chan struct{}),
+		failed: make(chan error, 1), ready: make(chan struct{}), started: make(chan struct{}), over: make(chan struct{}),
 	}
 	if cfg.Transport == nil {
 		_, m.cfg.Transport = raft.NewInmemTransport(raft.ServerAddress(cfg.NodeID))
@@ -145,8 +150,7 @@ func (m *Member) config() *raft.Config {
 	c.SnapshotThreshold = cmp.Or(t.SnapshotThreshold, 8192)
 	c.SnapshotInterval = cmp.Or(t.SnapshotInterval, 2*time.Minute)
 	c.TrailingLogs = cmp.Or(t.TrailingLogs, 10240)
-	c.MaxAppendEntries = 256
-	c.BatchApplyCh = true // proposals in flight share an fsync
+	c.MaxAppendEntries = 256 // proposals in flight that share an fsync
 	c.NoLegacyTelemetry = true
 	c.Logger = newLogger(m.cfg.Logger)
 	return c
@@ -212,6 +216,7 @@ func (m *Member) alone() bool {
 // An error of lead ends the leadership, if another member can take it; else lead
 // is called again after a while.
 func (m *Member) Run(ctx context.Context, lead func(ctx context.Context) error) error {
+	defer close(m.over)
 	notify := make(chan bool, 8) // is emptied without delay; raft waits for it
 	if err := m.start(notify); err != nil {
 		return errors.Join(err, m.Close())
@@ -269,7 +274,7 @@ func (m *Member) session(ctx context.Context, lead func(context.Context) error) 
 	log := m.cfg.Logger
 	// Only after a barrier has this member applied all that former leaders
 	// acknowledged.
-	if err := await(ctx, m.raft.Barrier(0)); err != nil {
+	if err := m.await(ctx, m.raft.Barrier(0)); err != nil {
 		log.Info("lost leadership before it began", "err", err)
 		return
 	}
@@ -304,6 +309,12 @@ func (m *Member) session(ctx context.Context, lead func(context.Context) error) 
 const stopPatience = 2 * time.Second
 
 func (m *Member) stop(failed bool) error {
+	m.mu.Lock()
+	m.closing = true
+	m.mu.Unlock()
+	if !failed {
+		m.drain()
+	}
 	if !failed && m.raft.State() == raft.Leader && !m.alone() {
 		if err := m.raft.LeadershipTransfer().Error(); err != nil {
 			m.cfg.Logger.Warn("kept leadership to the end", "err", err)
@@ -329,4 +340,24 @@ func (m *Member) stop(failed bool) error {
 		err = <-down
 	}
 	return errors.Join(err, m.Close())
+}
+
+// drain waits for the proposals in flight, within reason.
+func (m *Member) drain() {
+	done := make(chan struct{})
+	go func() { m.calls.Wait(); close(done) }() // ends with the calls, which have deadlines
+	select {
+	case <-done:
+	case <-time.After(stopPatience):
+	}
+}
+
+// enter begins a call that asks something of Raft, and is false if Raft ends.
+func (m *Member) enter() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.closing {
+		m.calls.Add(1)
+	}
+	return !m.closing
 }

@@ -24,6 +24,10 @@ func noLeader() error {
 	return object.Errorf(errdefs.ErrUnavailable, "The swarm does not have a leader. It's possible that too few managers are online. Make sure more than half of the managers are online.")
 }
 
+func shuttingDown() error {
+	return object.Errorf(errdefs.ErrUnavailable, "the manager is shutting down")
+}
+
 // Propose implements store.Proposer.
 func (m *Member) Propose(ctx context.Context, tx *store.Tx) (uint64, error) {
 	if tx.Empty() {
@@ -40,13 +44,17 @@ func (m *Member) Propose(ctx context.Context, tx *store.Tx) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
+	if !m.enter() {
+		return 0, shuttingDown()
+	}
+	defer m.calls.Done()
 	f := m.raft.Apply(command, patience)
-	switch err := await(ctx, f); {
+	switch err := m.await(ctx, f); {
 	case err == nil:
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrEnqueueTimeout), errors.Is(err, raft.ErrLeadershipTransferInProgress):
 		return 0, noLeader()
 	case errors.Is(err, raft.ErrRaftShutdown):
-		return 0, object.Errorf(errdefs.ErrUnavailable, "propose change: %w: the manager is shutting down", ErrUnknownOutcome)
+		return 0, shuttingDown()
 	default:
 		return 0, fmt.Errorf("propose change: %w: %w", ErrUnknownOutcome, err)
 	}
@@ -70,7 +78,11 @@ func (m *Member) Read(ctx context.Context) (*store.Snapshot, error) {
 	if !m.Leading() {
 		return nil, noLeader()
 	}
-	if err := await(ctx, m.raft.VerifyLeader()); err != nil {
+	if !m.enter() {
+		return nil, shuttingDown()
+	}
+	defer m.calls.Done()
+	if err := m.await(ctx, m.raft.VerifyLeader()); err != nil {
 		return nil, noLeader()
 	}
 	if !m.Leading() {
@@ -81,13 +93,15 @@ func (m *Member) Read(ctx context.Context) (*store.Snapshot, error) {
 
 // await is the error of a future, or that of ctx if it ends before. Raft's own
 // timeouts only cover the time until it takes a request.
-func await(ctx context.Context, f raft.Future) error {
+func (m *Member) await(ctx context.Context, f raft.Future) error {
 	done := make(chan error, 1)
-	go func() { done <- f.Error() }() // ends with the future, which ends at the latest with Raft
+	go func() { done <- f.Error() }() // ends with the future
 	select {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-m.over: // Raft may have dropped it
+		return errShutdown
 	}
 }

@@ -196,11 +196,16 @@ func TestMember_EndsWhenItsDiskFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)
-	led := make(chan error, 1)
+	leading, led := make(chan struct{}), make(chan struct{})
 	go func() {
-		done <- m.Run(t.Context(), func(ctx context.Context) error { <-ctx.Done(); led <- nil; return ctx.Err() })
+		done <- m.Run(t.Context(), func(ctx context.Context) error {
+			close(leading)
+			<-ctx.Done()
+			close(led)
+			return ctx.Err()
+		})
 	}()
-	<-m.Ready()
+	<-leading
 	if err := m.Close(); err != nil { // the file is gone under it
 		t.Fatal(err)
 	}
