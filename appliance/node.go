@@ -150,7 +150,7 @@ func (n *node) openImages(context.Context) (err error) {
 func (n *node) openContainers(ctx context.Context) (err error) {
 	n.containers, err = containers.Open(ctx, containers.Config{
 		Dir:          n.dir.join("containers"),
-		RunDir:       n.dir.join("run", "containers"),
+		RunDir:       n.dir.join("run"),
 		Exe:          n.exe,
 		CgroupParent: "/skep-" + n.dir.scope(),
 		Images:       n.images,

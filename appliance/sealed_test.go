@@ -35,7 +35,7 @@ func TestDataDirectory_HoldsNoPlaintext(t *testing.T) {
 	do("config", "create", "--label", "l="+canary, "c-"+canary, file)
 	do("node", "update", "--label-add", "l="+canary, "n1")
 	do("service", "create", "-d", "--name", "svc", "--env", "E="+canary, "--label", "l="+canary,
-		"--container-label", "l="+canary, "--secret", "s-"+canary, "--config", "c-"+canary,
+		"--container-label", "l="+canary, "--secret", "source=s-"+canary+",target=key", "--config", "source=c-"+canary+",target=/conf",
 		"--hostname", "h", "busybox", "sh", "-c", "sleep 1000; : "+canary)
 	do("run", "-d", "--name", "plain-"+canary, "-e", "E="+canary, "-l", "l="+canary, "busybox", "sleep", "1000")
 	do("rm", "-f", "plain-"+canary)
