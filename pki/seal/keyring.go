@@ -99,13 +99,13 @@ func (*Keyring) LogValue() slog.Value { return slog.StringValue(hidden) }
 
 // Seal seals a record.
 func (k *Keyring) Seal(domain string, plain []byte) []byte {
-	key := (*k.keys.Load())[0]
+	active := (*k.keys.Load())[0]
 	b := make([]byte, headerSize+chacha20poly1305.NonceSizeX, len(plain)+Overhead)
 	b[0], b[1] = version, algorithm
-	copy(b[2:], key.id[:])
+	copy(b[2:], active.id[:])
 	nonce := b[headerSize:]
 	rand.Read(nonce)
-	return key.record.Seal(b, nonce, plain, bound(b[:headerSize], domain))
+	return active.record.Seal(b, nonce, plain, bound(b[:headerSize], domain))
 }
 
 // Open is what Seal was given for this domain.

@@ -228,7 +228,7 @@ func FuzzOpen(f *testing.F) {
 	f.Add(k.Seal("d", []byte("x")), "d")
 	f.Add(make([]byte, 100), "d")
 	f.Fuzz(func(t *testing.T, sealed []byte, domain string) {
-		if got, err := k.Open(domain, sealed); err == nil && !(domain == "d" && string(got) == "x") {
+		if got, err := k.Open(domain, sealed); err == nil && (domain != "d" || string(got) != "x") {
 			t.Fatalf("forged %q", got)
 		}
 	})

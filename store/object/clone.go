@@ -24,8 +24,8 @@ func detach(v reflect.Value) {
 			v.Set(p)
 		}
 	case reflect.Struct:
-		for i := range v.NumField() {
-			if f := v.Field(i); f.CanSet() {
+		for _, f := range v.Fields() {
+			if f.CanSet() {
 				detach(f)
 			}
 		}

@@ -94,7 +94,7 @@ func TestCodec_KeepsEveryFieldOfEveryKind(t *testing.T) {
 				t.Fatalf("%s %s: %v", name, k, err)
 			}
 			got := object.New(k)
-			if err := object.Decode(b, got); err != nil {
+			if err = object.Decode(b, got); err != nil {
 				t.Fatalf("%s %s: %v", name, k, err)
 			}
 			if diff := cmp.Diff(o, got, exact); diff != "" {

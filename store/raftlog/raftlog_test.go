@@ -219,13 +219,14 @@ func TestSnapshots_AreWholeOrNotThere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := k.Write(state); err != nil {
+	if _, err = k.Write(state); err != nil {
 		t.Fatal(err)
 	}
-	if metas, err := s.List(); err != nil || len(metas) != 2 || metas[0].Index != 13 || metas[1].Index != 12 {
+	metas, err := s.List()
+	if err != nil || len(metas) != 2 || metas[0].Index != 13 || metas[1].Index != 12 {
 		t.Errorf("got %v, %v", metas, err)
 	}
-	if err := errors.Join(k.Cancel(), k.Cancel(), k.Close()); err != nil {
+	if err = errors.Join(k.Cancel(), k.Cancel(), k.Close()); err != nil {
 		t.Errorf("cancel: %v", err)
 	}
 	files, err := os.ReadDir(filepath.Join(cfg.Dir, "snapshots"))
@@ -274,7 +275,7 @@ func TestLog_RefusesWorkAfterAFailure(t *testing.T) {
 	if got := l.SetUint64([]byte("k"), 1); !errors.Is(got, err) {
 		t.Errorf("went on after a failure: %v", got)
 	}
-	if _, err := s.Create(1, 1, 1, raft.Configuration{}, 1, nil); err == nil {
+	if _, created := s.Create(1, 1, 1, raft.Configuration{}, 1, nil); created == nil {
 		t.Error("began a snapshot after a failure")
 	}
 	if len(told) != 1 || !errors.Is(told[0], err) {

@@ -24,10 +24,11 @@ func (l *Log) loadStable() error {
 	l.stable = map[string][]byte{}
 	sealed, err := l.inner.Get([]byte(stableKey))
 	if errors.Is(err, raftboltdb.ErrKeyNotFound) {
-		if last, err := l.inner.LastIndex(); err != nil || last != 0 {
-			return errors.Join(fmt.Errorf("%w: the vote is missing", ErrDamaged), err)
+		last, lastErr := l.inner.LastIndex()
+		if lastErr == nil && last != 0 {
+			return fmt.Errorf("%w: the vote is missing", ErrDamaged)
 		}
-		return nil
+		return lastErr
 	}
 	if err != nil {
 		return err

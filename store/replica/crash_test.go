@@ -27,9 +27,9 @@ const crashDir = "SKEP_TEST_CRASH_DIR"
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(crashDir); dir != "" {
 		fmt.Fprintln(os.Stderr, writeForEver(dir))
-		os.Exit(1)
+		return
 	}
-	os.Exit(m.Run())
+	m.Run()
 }
 
 // writeForEver prints "HAVE n …" for what it found, then "ACK n" for each write
@@ -159,7 +159,7 @@ func crashOnce(t *testing.T, dir string, after time.Duration) (have map[string]b
 	for lines.Scan() {
 		if ids, ok := strings.CutPrefix(lines.Text(), "HAVE"); ok {
 			have = map[string]bool{}
-			for _, id := range strings.Fields(ids) {
+			for id := range strings.FieldsSeq(ids) {
 				have[id] = true
 			}
 			if timer == nil {

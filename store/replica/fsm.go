@@ -21,7 +21,7 @@ func (f *fsm) Apply(l *raft.Log) any {
 	if f.broken != nil {
 		return f.broken
 	}
-	err := f.member.Store.Apply(l.Index, l.Data)
+	err := f.member.Apply(l.Index, l.Data)
 	if fatal, ok := errors.AsType[*store.FatalError](err); ok {
 		f.broken = fatal
 		f.member.fail(fmt.Errorf("entry %d: %w", l.Index, fatal))
@@ -37,12 +37,11 @@ func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	if f.broken != nil {
 		return nil, f.broken
 	}
-	return saved{f.member.Store.Snapshot()}, nil
+	return saved{f.member.Snapshot()}, nil
 }
 
 func (f *fsm) Restore(r io.ReadCloser) error {
-	err := f.member.Store.Restore(r)
-	if err := errors.Join(err, r.Close()); err != nil {
+	if err := errors.Join(f.member.Restore(r), r.Close()); err != nil {
 		f.broken = err
 		f.member.fail(err)
 		return err

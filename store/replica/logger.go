@@ -17,9 +17,16 @@ func newLogger(to *slog.Logger) hclog.Logger {
 	return &logger{hclog.NewNullLogger(), to.With("part", "raft")}
 }
 
+//nolint:sloglint // the messages are Raft's
 func (l *logger) Debug(msg string, args ...any) { l.to.Debug(msg, args...) }
-func (l *logger) Info(msg string, args ...any)  { l.to.Debug(msg, args...) }
-func (l *logger) Warn(msg string, args ...any)  { l.to.Info(msg, args...) }
+
+//nolint:sloglint // the messages are Raft's
+func (l *logger) Info(msg string, args ...any) { l.to.Debug(msg, args...) }
+
+//nolint:sloglint // the messages are Raft's
+func (l *logger) Warn(msg string, args ...any) { l.to.Info(msg, args...) }
+
+//nolint:sloglint // the messages are Raft's
 func (l *logger) Error(msg string, args ...any) { l.to.Warn(msg, args...) }
 
 func (l *logger) Log(level hclog.Level, msg string, args ...any) {

@@ -275,13 +275,13 @@ func (m *Member) session(ctx context.Context, lead func(context.Context) error) 
 	// Only after a barrier has this member applied all that former leaders
 	// acknowledged.
 	if err := m.await(ctx, m.raft.Barrier(0)); err != nil {
-		log.Info("lost leadership before it began", "err", err)
+		log.InfoContext(ctx, "lost leadership before it began", "err", err)
 		return
 	}
 	m.leading.Store(true)
 	m.setReady()
-	log.Info("leading")
-	defer func() { log.Info("led no longer", "cause", context.Cause(ctx)) }()
+	log.InfoContext(ctx, "began to lead")
+	defer func() { log.InfoContext(ctx, "ceased to lead", "cause", context.Cause(ctx)) }()
 	for delay := time.Second; ctx.Err() == nil; delay = min(2*delay, 30*time.Second) {
 		var err error
 		if lead != nil {
@@ -292,7 +292,7 @@ func (m *Member) session(ctx context.Context, lead func(context.Context) error) 
 		if ctx.Err() != nil {
 			return
 		}
-		log.Error("leading failed", "err", err, "retry", delay)
+		log.ErrorContext(ctx, "leading failed", "err", err, "retry", delay)
 		if !m.alone() && m.raft.LeadershipTransfer().Error() == nil {
 			<-ctx.Done()
 			return

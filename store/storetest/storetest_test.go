@@ -15,7 +15,7 @@ import (
 	"skep/store/storetest"
 )
 
-func create(p store.Proposer, tb testing.TB, id string) error {
+func create(tb testing.TB, p store.Proposer, id string) error {
 	tb.Helper()
 	tx := store.Begin(p.Snapshot())
 	tx.Create(&object.Task{ID: id})
@@ -33,7 +33,7 @@ func TestLocal_IsAProposerInABubble(t *testing.T) {
 			got <- len(db.Since(c.Snapshot.Index).Snapshot.Get(object.KindTask, "a").Key())
 		}()
 		time.Sleep(time.Hour)
-		if err := create(db, t, "a"); err != nil {
+		if err := create(t, db, "a"); err != nil {
 			t.Fatal(err)
 		}
 		if n := <-got; n != 1 {
@@ -49,7 +49,7 @@ func TestCluster_LosesNothingToPartitionsAndCrashes(t *testing.T) {
 		write := func(step string) {
 			t.Helper()
 			for range 10 {
-				if err := create(c.Member(c.Leader()), t, fmt.Sprintf("t%04d", n)); err != nil {
+				if err := create(t, c.Member(c.Leader()), fmt.Sprintf("t%04d", n)); err != nil {
 					t.Fatalf("%s: %v", step, err)
 				}
 				n++
@@ -60,7 +60,7 @@ func TestCluster_LosesNothingToPartitionsAndCrashes(t *testing.T) {
 		old := c.Leader()
 		c.Partition(old)
 		start := time.Now()
-		err := create(c.Member(old), t, "lost")
+		err := create(t, c.Member(old), "lost")
 		if !errors.Is(err, errdefs.ErrUnavailable) && err == nil {
 			t.Errorf("a leader without a majority acknowledged")
 		}
