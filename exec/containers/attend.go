@@ -73,28 +73,35 @@ func (e *Engine) ended(ctx context.Context, c *instance) {
 	oom := oomKilled(e.stateRoot(), c.id)
 	e.clean(ctx, c.id)
 	e.endExecs(c)
-	// Invariant: whoever waits for the end is woken after it was told.
+	// Invariant: the container runs, for everybody else, until its end is
+	// written down and told.
 	c.mu.Lock()
 	again, wait := c.restartsLocked(exit)
-	if again {
-		c.halt = make(chan struct{})
-		c.st.Restarts++
-	}
-	c.exits++
-	c.conn, c.proc = nil, nil
-	c.st.Running, c.st.Restarting, c.st.Paused = again, again, false
-	c.st.Pid, c.st.ExitCode, c.st.FinishedAt = 0, exit.Code, exit.Time
-	c.st.OOMKilled, c.st.Error = oom, text
-	s, halt := c.st, c.halt
+	next := c.st
 	c.mu.Unlock()
-	if err := e.saveState(c.id, &s); err != nil {
+	next.Running, next.Restarting, next.Paused = again, again, false
+	next.Pid, next.ExitCode, next.FinishedAt = 0, exit.Code, exit.Time
+	next.OOMKilled, next.Error = oom, text
+	if again {
+		next.Restarts++
+	}
+	if err := e.saveState(c.id, &next); err != nil {
 		e.cfg.Logger.WarnContext(ctx, "kept no note of an end", "container", c.id[:12], "err", err)
 	}
 	if oom {
 		e.tell(c, events.ActionOOM)
 	}
-	e.tellDie(c, s)
-	c.update(func(*status) {})
+	e.tellDie(c, next)
+	c.mu.Lock()
+	// Who stopped it meanwhile does not want it back.
+	if next.Stopped = c.st.Stopped; next.Stopped {
+		again, next.Running, next.Restarting = false, false, false
+	}
+	halt := make(chan struct{})
+	c.st, c.halt, c.conn, c.proc = next, halt, nil, nil
+	c.exits++
+	c.wakeLocked()
+	c.mu.Unlock()
 	switch {
 	case again:
 		if err := e.background(ctx, func(ctx context.Context) { e.restartLater(ctx, c, halt, wait) }); err != nil {

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -48,6 +49,7 @@ func buildDir() string { return filepath.Join(os.TempDir(), "skep-built-"+strcon
 // world is a node's place: what outlives an engine.
 type world struct {
 	dir, root string
+	more      []string // layers above root
 	nets      *networks
 	vols      *volumes.Store
 
@@ -193,7 +195,7 @@ func (w *world) Rootfs(_ context.Context, ref string) (images.Rootfs, error) {
 	cfg := dockerspec.DockerOCIImageConfig{}
 	cfg.Entrypoint = []string{"/guest"}
 	cfg.Env = []string{"FROM=image"}
-	return images.Rootfs{ID: id, Config: cfg, Lower: []string{w.root}}, nil
+	return images.Rootfs{ID: id, Config: cfg, Lower: append(slices.Clone(w.more), w.root)}, nil
 }
 
 // engine runs an engine until the test ends, and then removes its containers.

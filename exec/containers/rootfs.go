@@ -17,53 +17,33 @@ import (
 
 // mountRoot mounts the image's layers and the writable one at root.
 func mountRoot(root string, r *rootJob) error {
-	err := mountLayers(root, r)
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
-		// A kernel without lowerdir+, or paths too long for it: all in one
-		// page then.
-		escape := strings.NewReplacer(`\`, `\\`, `:`, `\:`, `,`, `\,`)
-		var lower []string
+	opts := overlayOptions(r.Lower, r.Upper, r.Work)
+	if len(opts) >= os.Getpagesize() {
+		// mount(2) takes one page: the layers get short names.
+		var short []string
 		for _, l := range r.Lower {
-			lower = append(lower, escape.Replace(l))
+			d, err := os.Open(l)
+			if err != nil {
+				return fmt.Errorf("mount root file system: %w", err)
+			}
+			defer d.Close()
+			short = append(short, "/proc/self/fd/"+strconv.Itoa(int(d.Fd())))
 		}
-		err = unix.Mount("overlay", root, "overlay", 0, "lowerdir="+strings.Join(lower, ":")+
-			",upperdir="+escape.Replace(r.Upper)+",workdir="+escape.Replace(r.Work))
+		opts = overlayOptions(short, r.Upper, r.Work)
 	}
-	if err != nil {
+	if err := unix.Mount("overlay", root, "overlay", 0, opts); err != nil {
 		return fmt.Errorf("mount root file system: %w", err)
 	}
 	return nil
 }
 
-func mountLayers(root string, r *rootJob) error {
-	fsfd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return err
+func overlayOptions(lower []string, upper, work string) string {
+	escape := strings.NewReplacer(`\`, `\\`, `:`, `\:`, `,`, `\,`)
+	var list []string
+	for _, l := range lower {
+		list = append(list, escape.Replace(l))
 	}
-	defer unix.Close(fsfd)
-	if err = unix.FsconfigSetString(fsfd, "source", "overlay"); err != nil {
-		return err
-	}
-	for _, l := range r.Lower {
-		if err = unix.FsconfigSetString(fsfd, "lowerdir+", l); err != nil {
-			return err
-		}
-	}
-	if err = unix.FsconfigSetString(fsfd, "upperdir", r.Upper); err != nil {
-		return err
-	}
-	if err = unix.FsconfigSetString(fsfd, "workdir", r.Work); err != nil {
-		return err
-	}
-	if err = unix.FsconfigCreate(fsfd); err != nil {
-		return err
-	}
-	mfd, err := unix.Fsmount(fsfd, unix.FSMOUNT_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(mfd)
-	return unix.MoveMount(mfd, "", unix.AT_FDCWD, root, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	return "lowerdir=" + strings.Join(list, ":") + ",upperdir=" + escape.Replace(upper) + ",workdir=" + escape.Replace(work)
 }
 
 // secretsDir is mounted whole, so that it lists what is in it; files for other

@@ -63,8 +63,8 @@ func TestRun(t *testing.T) {
 		{"sysctls", []string{"read", "/proc/sys/net/ipv4/ip_forward"}, func(r req) { r.HostConfig.Sysctls = map[string]string{"net.ipv4.ip_forward": "1"} }, 0, []string{"1\n"}},
 		{"first process is 1", []string{"orphan"}, nil, 0, []string{"zombies 1 pid 1"}},
 		{"init", []string{"orphan", "exit", "5"}, func(r req) { r.HostConfig.Init = &yes }, 5, []string{"zombies 0 pid"}},
-		{"memory limit", []string{"read", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}, func(r req) { r.HostConfig.Memory = 64 << 20 }, 0, []string{"67108864"}},
-		{"cpu limit", []string{"read", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us"}, func(r req) { r.HostConfig.NanoCPUs = 5e8 }, 0, []string{"50000"}},
+		{"memory limit", []string{"read", "/sys/fs/cgroup/memory/memory.limit_in_bytes", "read", "/sys/fs/cgroup/memory.max"}, func(r req) { r.HostConfig.Memory = 64 << 20 }, 0, []string{"67108864"}},
+		{"cpu limit", []string{"read", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "read", "/sys/fs/cgroup/cpu.max"}, func(r req) { r.HostConfig.NanoCPUs = 5e8 }, 0, []string{"50000"}},
 		{"pids limit", []string{"fork", "40"}, func(r req) { r.HostConfig.PidsLimit = new(int64(20)) }, 0, []string{"forked"}},
 		{"oom score", []string{"read", "/proc/self/oom_score_adj"}, func(r req) { r.HostConfig.OomScoreAdj = 500 }, 0, []string{"500\n"}},
 	}
@@ -352,5 +352,21 @@ func TestRun_HostileImages(t *testing.T) {
 				t.Errorf("container got %q", out)
 			}
 		})
+	}
+}
+
+// More layers than mount(2) can be told of in one page.
+func TestRun_ManyLayers(t *testing.T) {
+	w := newWorld(t)
+	for i := range 120 {
+		dir := filepath.Join(w.dir, fmt.Sprintf("layer-with-a-name-that-takes-its-place-%03d", i))
+		w.more = append(w.more, dir)
+		if err := errors.Join(os.Mkdir(dir, 0o755), os.WriteFile(filepath.Join(dir, "top"), []byte(fmt.Sprint(i)), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	code, out, errs := run(t, w.engine(t), request("read", "/top", "read", "/data/from"))
+	if code != 0 || out != "0the image" {
+		t.Errorf("container of 121 layers: %d, %q, %q", code, out, errs)
 	}
 }
