@@ -13,6 +13,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -168,19 +169,23 @@ func (a *Agent) retain(ctx context.Context) error {
 func (a *Agent) apply(ctx context.Context, g *errgroup.Group) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for i := range a.items {
+	for i, data := range a.items {
 		if i.kind != object.KindTask {
+			continue
+		}
+		w := a.workers[i.key]
+		if w != nil && bytes.Equal(w.data, data.Data) {
 			continue
 		}
 		as, err := a.assignmentLocked(i.key)
 		if err != nil {
 			return err
 		}
-		if w := a.workers[i.key]; w != nil {
-			w.update(as)
+		if w != nil {
+			w.update(as, data.Data)
 			continue
 		}
-		w := newWorker(a, as)
+		w = newWorker(a, as, data.Data)
 		a.workers[i.key] = w
 		g.Go(func() error { w.run(ctx); return nil })
 	}

@@ -81,15 +81,11 @@ func (a *Agent) content() (content, error) {
 			c.Items = append(c.Items, i)
 			continue
 		}
-		o, err := i.Unpack()
+		now, err := wire.Pack(w.task())
 		if err != nil {
 			return c, err
 		}
-		o.(*object.Task).Status = w.current()
-		if i, err = wire.Pack(o); err != nil {
-			return c, err
-		}
-		c.Items = append(c.Items, i)
+		c.Items = append(c.Items, now)
 	}
 	slices.SortFunc(c.Items, func(a, b wire.Item) int { return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Key, b.Key)) })
 	return c, nil

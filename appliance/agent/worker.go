@@ -18,6 +18,7 @@ const again = time.Second
 type worker struct {
 	agent *Agent
 	wake  chan struct{} // size 1: desired or removed has changed
+	data  []byte        // the task as it was assigned; guarded by the agent's mu
 
 	mu         sync.Mutex // guards all below
 	assignment *object.Assignment
@@ -28,12 +29,13 @@ type worker struct {
 	controller Controller // owned by run
 }
 
-func newWorker(a *Agent, as *object.Assignment) *worker {
-	return &worker{agent: a, wake: make(chan struct{}, 1), assignment: as, status: as.Task.Status}
+func newWorker(a *Agent, as *object.Assignment, data []byte) *worker {
+	return &worker{agent: a, wake: make(chan struct{}, 1), data: data, assignment: as, status: as.Task.Status}
 }
 
 // update raises the desired state; it never goes back.
-func (w *worker) update(as *object.Assignment) {
+func (w *worker) update(as *object.Assignment, data []byte) {
+	w.data = data
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if object.Rank(as.Task.DesiredState) <= object.Rank(w.assignment.Task.DesiredState) {
@@ -173,6 +175,15 @@ func (w *worker) current() swarm.TaskStatus {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.status
+}
+
+// task is the task as it is now.
+func (w *worker) task() *object.Task {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t := *w.assignment.Task
+	t.Status = w.status
+	return &t
 }
 
 // pause waits before a step is repeated, or until the task is to do another.

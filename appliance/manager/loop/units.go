@@ -80,8 +80,12 @@ func Services(prev *store.Snapshot, ch store.Changes) []string {
 		for s := range ch.Snapshot.Services.All() {
 			ids[s.ID] = true
 		}
+		// What is left of services that are no more concerns the loops too.
 		for t := range ch.Snapshot.Tasks.All() {
 			ids[t.ServiceID] = true
+		}
+		for r := range ch.Snapshot.Revisions.All() {
+			ids[r.ServiceID] = true
 		}
 	}
 	return slices.Collect(maps.Keys(ids))

@@ -17,6 +17,7 @@ func Plan(snap *store.Snapshot, id string, now time.Time) (loop.Changes, time.Ti
 	r := &round{snap: snap, now: now}
 	svc, ok := snap.Services.Get(id)
 	r.gather(id)
+	r.bury()
 	switch {
 	case !ok || svc.PendingDelete:
 		r.removeAll()

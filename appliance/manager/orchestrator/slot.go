@@ -152,15 +152,24 @@ func (r *round) desire(a *attempt, state swarm.TaskState) {
 	}
 }
 
+// bury ends the tasks of nodes that are no more.
+func (r *round) bury() {
+	for _, s := range r.slots {
+		for _, a := range s.attempts {
+			if _, ok := r.snap.Nodes.Get(a.NodeID); ok || a.NodeID == "" || object.Ended(a.Status.State) {
+				continue
+			}
+			r.orphan(a)
+			a.Status.Message = "Task belonged to a node that has been deleted"
+		}
+	}
+}
+
 // orphan ends a task that no agent will tell of any more.
 func (r *round) orphan(a *attempt) {
-	if object.Rank(a.Status.State) > object.Rank(swarm.TaskStateRunning) {
-		return
-	}
-	r.touch(a)
-	a.Status.Timestamp, a.Status.State = r.now, swarm.TaskStateOrphaned
-	if _, ok := r.snap.Nodes.Get(a.NodeID); !ok {
-		a.Status.Message = "Task belonged to a node that has been deleted"
+	if !object.Ended(a.Status.State) {
+		r.touch(a)
+		a.Status.Timestamp, a.Status.State = r.now, swarm.TaskStateOrphaned
 	}
 }
 
@@ -207,7 +216,7 @@ func (r *round) supervise(s *slot) {
 		if !a.wanted() {
 			continue
 		}
-		over := object.Rank(a.Status.State) > object.Rank(swarm.TaskStateRunning)
+		over := object.Ended(a.Status.State)
 		if !over && !r.lost(a.NodeID) && !r.drained(a.NodeID) {
 			continue
 		}
@@ -218,9 +227,6 @@ func (r *round) supervise(s *slot) {
 			continue
 		}
 		r.desire(a, swarm.TaskStateShutdown)
-		if _, ok := r.snap.Nodes.Get(a.NodeID); !ok && a.NodeID != "" {
-			r.orphan(a)
-		}
 		ended = a
 	}
 	if s.wanted() {
