@@ -28,7 +28,7 @@ import (
 
 // world is a swarm with one manager, which is the node "m" and runs nothing.
 type world struct {
-	t        *testing.T
+	t        testing.TB
 	dir      string
 	store    *storetest.Local
 	manager  *manager.Manager
@@ -38,7 +38,7 @@ type world struct {
 	log      *slog.Logger
 }
 
-func newWorld(t *testing.T, dir string) *world {
+func newWorld(t testing.TB, dir string) *world {
 	t.Helper()
 	w := &world{
 		t: t, dir: dir, store: storetest.New(t), machines: map[string]*machine{},
@@ -86,6 +86,7 @@ func (w *world) cmdNode(ts *testscript.TestScript, args []string) {
 	w.store.Write(w.t, func(tx *store.Tx) { tx.Create(n) })
 	w.machines[m.name] = m
 	w.boot(m)
+	synctest.Wait()
 }
 
 func (w *world) resource(ts *testscript.TestScript, m *machine, k, v string) {
@@ -109,7 +110,6 @@ func (w *world) boot(m *machine) {
 		Dial: func(ctx context.Context) (net.Conn, error) { return w.manager.Dial(ctx, m.name) },
 	})
 	m.process = w.spawn("agent "+m.name, a.Run)
-	synctest.Wait()
 }
 
 func (w *world) machine(ts *testscript.TestScript, args []string) *machine {
@@ -137,13 +137,17 @@ func (w *world) cmdCrash(ts *testscript.TestScript, args []string) {
 	}
 }
 
-func (w *world) cmdBoot(ts *testscript.TestScript, args []string) { w.boot(w.machine(ts, args)) }
+func (w *world) cmdBoot(ts *testscript.TestScript, args []string) {
+	w.boot(w.machine(ts, args))
+	synctest.Wait()
+}
 
 // cmdRestart restarts the agent; its containers go on.
 func (w *world) cmdRestart(ts *testscript.TestScript, args []string) {
 	m := w.machine(ts, args)
 	m.process.stop()
 	w.boot(m)
+	synctest.Wait()
 }
 
 func (w *world) edit(ts *testscript.TestScript, node string, do func(*object.Node)) {
