@@ -15,7 +15,6 @@ package agent
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"log/slog"
 	"maps"
 	"net"
@@ -141,14 +140,13 @@ func (a *Agent) adopt(ctx context.Context, g *errgroup.Group) error {
 	a.mu.Lock()
 	a.items = items
 	a.mu.Unlock()
-	if err := a.retain(ctx); err != nil {
-		return err
-	}
+	a.retain(ctx)
 	return a.apply(ctx, g)
 }
 
-// retain lets the executor clean up what belongs to no task.
-func (a *Agent) retain(ctx context.Context) error {
+// retain lets the executor clean up what belongs to no task. If it cannot, it
+// is asked again with the next complete set.
+func (a *Agent) retain(ctx context.Context) {
 	a.mu.Lock()
 	var ids []string
 	for i := range a.items {
@@ -156,13 +154,15 @@ func (a *Agent) retain(ctx context.Context) error {
 			ids = append(ids, i.key)
 		}
 	}
-	a.retained = true
 	a.mu.Unlock()
 	slices.Sort(ids)
-	if err := a.cfg.Executor.Retain(ctx, ids); err != nil {
-		return fmt.Errorf("clean up after other tasks: %w", err)
+	err := a.cfg.Executor.Retain(ctx, ids)
+	if err != nil {
+		a.cfg.Logger.WarnContext(ctx, "leavings of other tasks not removed", "err", err)
 	}
-	return nil
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.retained = err == nil
 }
 
 // apply makes the workers those of the assigned tasks.

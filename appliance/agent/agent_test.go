@@ -52,8 +52,9 @@ func (s sealer) Open(domain string, sealed []byte) ([]byte, error) {
 
 // runtime is an executor whose tasks run until they are stopped.
 type runtime struct {
-	mu    sync.Mutex
-	calls []string
+	mu     sync.Mutex
+	calls  []string
+	retain error
 }
 
 func (r *runtime) note(call string) {
@@ -77,7 +78,7 @@ func (r *runtime) Describe(context.Context) (swarm.NodeDescription, error) {
 
 func (r *runtime) Retain(_ context.Context, ids []string) error {
 	r.note("retain(" + strings.Join(ids, ",") + ")")
-	return nil
+	return r.retain
 }
 
 func (r *runtime) Controller(a *object.Assignment) (agent.Controller, error) {
@@ -335,5 +336,52 @@ func TestAgent_PartsAreOneSet(t *testing.T) {
 		m.send(c, &wire.Message{Assignments: &wire.Assignments{Complete: true, ResultsIn: "1", Items: set.Items[1:]}})
 		m.until(c, swarm.TaskStateRunning)
 		expect(t, r, "retain(t1) t1@host+canary prepare start wait")
+	})
+}
+
+// A runtime that cannot clean up, and a disk that takes nothing, do not keep
+// the agent from what it can do.
+func TestAgent_GoesOnWhatever(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := filepath.Join(t.TempDir(), "gone")
+		r := &runtime{retain: errors.New("device is busy")}
+		m, stop := start(t, filepath.Join(dir, "tasks"), r)
+		c := m.welcome()
+		m.send(c, complete(t))
+		if got, err := c.Receive(time.Minute); err == nil {
+			t.Errorf("assignments that cannot be stored: got %+v", got)
+		}
+		expect(t, r, "") // nothing starts that is not stored
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		c = m.welcome()
+		m.send(c, complete(t))
+		m.until(c, swarm.TaskStateRunning)
+		expect(t, r, "retain(t1) t1@host+canary prepare start wait")
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+		r.retain = nil
+		set := complete(t)
+		set.Assignments.Items[0] = task(t, swarm.TaskStateShutdown)
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		m.send(c, set)
+		m.until(c, swarm.TaskStateShutdown)
+		expect(t, r, "retain(t1) shutdown")
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second) // the status cannot be stored
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Second)
+		if _, err := os.Stat(filepath.Join(dir, "tasks")); err != nil {
+			t.Error(err)
+		}
+		stop()
 	})
 }

@@ -106,8 +106,10 @@ func (a *Agent) keepSaved(ctx context.Context) error {
 			t.Stop()
 		case <-t.C:
 		}
-		if err := a.save(); err != nil {
-			return err
+		if err := a.save(); err != nil && ctx.Err() == nil {
+			// A full disk does not end what runs.
+			a.cfg.Logger.WarnContext(ctx, "tasks not stored", "err", err)
+			signal(a.dirty)
 		}
 	}
 }

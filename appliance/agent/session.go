@@ -223,9 +223,7 @@ func (a *Agent) assign(ctx context.Context, set *wire.Assignments, tasks *errgro
 		return err
 	}
 	if !retained && set.Complete {
-		if err := a.retain(ctx); err != nil {
-			return err
-		}
+		a.retain(ctx)
 	}
 	return a.apply(ctx, tasks)
 }
