@@ -26,7 +26,7 @@ type modes struct {
 var codec = sync.OnceValue(func() modes {
 	eo := cbor.CoreDetEncOptions()
 	eo.Time = cbor.TimeRFC3339NanoUTC
-	eo.OmitEmpty = cbor.OmitEmptyGoValue
+	eo.OmitEmpty = cbor.OmitEmptyCBORValue
 	eo.TagsMd = cbor.TagsForbidden
 	enc, err := eo.EncMode()
 	if err != nil {

@@ -83,27 +83,28 @@ type Revision struct {
 }
 
 // Task is one attempt to run a revision of a service. Its spec is that of the
-// revision (ServiceID, SpecVersion).
+// revision (ServiceID, SpecVersion). There are many tasks: numbers for names
+// make their encoding half as long. A number is never used for another field.
 type Task struct {
-	ID string
+	ID string `cbor:"1,keyasint,omitempty"`
 	swarm.Meta
-	ServiceID    string
-	SpecVersion  swarm.Version
-	Slot         int
-	NodeID       string
-	DesiredState swarm.TaskState
-	Status       swarm.TaskStatus
+	ServiceID    string           `cbor:"2,keyasint,omitempty"`
+	SpecVersion  swarm.Version    `cbor:"3,keyasint,omitempty"`
+	Slot         int              `cbor:"4,keyasint,omitempty"`
+	NodeID       string           `cbor:"5,keyasint,omitempty"`
+	DesiredState swarm.TaskState  `cbor:"6,keyasint,omitempty"`
+	Status       swarm.TaskStatus `cbor:"7,keyasint,omitempty"`
 	// AppliedAt is when a manager last wrote Status, by the manager's clock.
-	AppliedAt int64 // Unix nanoseconds
+	AppliedAt int64 `cbor:"8,keyasint,omitempty"` // Unix nanoseconds
 	// RunningSince is when a manager first saw the task running; 0 if never.
-	RunningSince int64 // Unix nanoseconds
+	RunningSince int64 `cbor:"9,keyasint,omitempty"` // Unix nanoseconds
 	// Ports are the service's published ports, with those chosen by the allocator.
-	Ports []swarm.PortConfig
+	Ports []swarm.PortConfig `cbor:"10,keyasint,omitempty"`
 	// NotBefore is when the restart supervisor lets the task run; 0 means at once.
-	NotBefore int64 // Unix nanoseconds
+	NotBefore int64 `cbor:"11,keyasint,omitempty"` // Unix nanoseconds
 	// Replaces is the task in whose place this one comes, if any.
-	Replaces     string
-	JobIteration *swarm.Version
+	Replaces     string         `cbor:"12,keyasint,omitempty"`
+	JobIteration *swarm.Version `cbor:"13,keyasint,omitempty"`
 }
 
 // Secret is a secret with its data.

@@ -113,7 +113,7 @@ func TestCodec_IsStrict(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := object.Decode(good, new(object.Task)); err != nil {
+	if err := object.Decode(good, new(object.Cluster)); err != nil {
 		t.Fatalf("refused what is good: %v", err)
 	}
 	for name, bad := range map[string]string{
@@ -130,7 +130,7 @@ func TestCodec_IsStrict(t *testing.T) {
 		"too deep":           strings.Repeat("\x81", 40) + "\x01",
 		"more than it holds": "\x9a\xff\xff\xff\xff",
 	} {
-		if err := object.Decode([]byte(bad), new(object.Task)); err == nil {
+		if err := object.Decode([]byte(bad), new(object.Cluster)); err == nil {
 			t.Errorf("%s was accepted", name)
 		}
 	}
