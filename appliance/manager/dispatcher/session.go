@@ -90,8 +90,7 @@ func (t *term) serve(ctx context.Context, conn net.Conn, node string) error {
 	defer t.unregister(s)
 	t.cfg.Logger.InfoContext(ctx, "node registered", "node", node)
 	t.report(report{node: node, state: swarm.NodeStateReady, address: address(conn), description: &m.Hello.Description})
-	s.out.assign = true
-	signal(s.news)
+	s.poke(func(o *outbox) { o.assign = true })
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return t.listen(s) })
 	g.Go(func() error {
