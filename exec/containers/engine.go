@@ -17,6 +17,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
+	"golang.org/x/sys/unix"
 
 	"skep/exec/images"
 	"skep/exec/runspec"
@@ -122,6 +123,7 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 // Run supervises containers until ctx ends. They go on running.
 func (e *Engine) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
+	defer e.removeParent()
 	defer wg.Wait()
 	defer close(e.stopped)
 	for _, c := range e.found {
@@ -134,6 +136,21 @@ func (e *Engine) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
+	}
+}
+
+// removeParent takes the parent of the containers' cgroups away, if there are
+// none: the next one makes it again.
+func (e *Engine) removeParent() {
+	const root = "/sys/fs/cgroup"
+	dirs := []string{filepath.Join(root, e.cfg.CgroupParent)}
+	if entries, err := os.ReadDir(root); err == nil {
+		for _, d := range entries {
+			dirs = append(dirs, filepath.Join(root, d.Name(), e.cfg.CgroupParent))
+		}
+	}
+	for _, d := range dirs {
+		_ = unix.Rmdir(d) // most are not there, and one in use stays
 	}
 }
 

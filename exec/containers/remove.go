@@ -89,7 +89,8 @@ func (e *Engine) remove(ctx context.Context, c *instance, volumes bool) error {
 		}
 	}
 	c.mu.Lock()
-	c.removed = true
+	// Who waits for the removal hears how that went, not how the start did.
+	c.removed, c.st.Error = true, ""
 	for a := range c.waiting {
 		a.conn <- nil
 		delete(c.waiting, a)
