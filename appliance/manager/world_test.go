@@ -38,14 +38,14 @@ type world struct {
 	log      *slog.Logger
 }
 
-func newWorld(t testing.TB, dir string) *world {
-	t.Helper()
+func newWorld(tb testing.TB, dir string) *world {
+	tb.Helper()
 	w := &world{
-		t: t, dir: dir, store: storetest.New(t), machines: map[string]*machine{},
+		t: tb, dir: dir, store: storetest.New(tb), machines: map[string]*machine{},
 		rules: rules{fail: map[string]string{}, slow: map[string]time.Duration{}},
 		log:   slog.New(slog.DiscardHandler),
 	}
-	w.store.Write(t, func(tx *store.Tx) {
+	w.store.Write(tb, func(tx *store.Tx) {
 		tx.Create(&object.Cluster{ID: object.NewID()})
 		n := &object.Node{}
 		n.ID, n.Description.Hostname, n.Spec.Role = "m", "m", swarm.NodeRoleManager
