@@ -22,6 +22,9 @@ func main() {
 		Boot: func(ctx context.Context, path string) error {
 			return appliance.Boot(ctx, path, os.Stderr)
 		},
+		Reset: func(ctx context.Context, path string) error {
+			return appliance.Reset(ctx, path, os.Stderr)
+		},
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 	}, os.Args[1:]))
 }

@@ -51,27 +51,40 @@ type node struct {
 func Run(ctx context.Context, cfg *config.Config, logger *slog.Logger) error {
 	n := &node{cfg: cfg, logger: logger, journal: engine.NewJournal()}
 	defer n.close()
-	steps := []struct {
-		name string
-		do   func(context.Context) error
-	}{
+	steps := append(n.runtime(), step{"swarm", n.openMembership}, step{"admin API", n.openAPI})
+	if err := n.open(ctx, steps); err != nil {
+		return err
+	}
+	return n.run(ctx)
+}
+
+// step is one part of a node being opened.
+type step struct {
+	name string
+	do   func(context.Context) error
+}
+
+// runtime is what it takes to run containers, in the order of opening.
+func (n *node) runtime() []step {
+	return []step{
 		{"data directory", n.openDir},
 		{"keystore", n.openKeys},
 		{"copy of the binary", n.install},
 		{"network", n.openNetworks},
 		{"images", n.openImages},
 		{"containers", n.openContainers},
-		{"swarm", n.openMembership},
-		{"admin API", n.openAPI},
 	}
+}
+
+func (n *node) open(ctx context.Context, steps []step) error {
 	for _, s := range steps {
 		started := time.Now()
 		if err := s.do(ctx); err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
-		logger.DebugContext(ctx, "opened", "part", s.name, "took", time.Since(started))
+		n.logger.DebugContext(ctx, "opened", "part", s.name, "took", time.Since(started))
 	}
-	return n.run(ctx)
+	return nil
 }
 
 func (n *node) run(ctx context.Context) error {

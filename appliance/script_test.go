@@ -82,6 +82,7 @@ type command = func(ts *testscript.TestScript, neg bool, args []string)
 //	restarts N                    kill and start the node N times
 //	pause DURATION                let time pass
 //	clean                         nothing of any container is left on the machine
+//	gone                          nothing of the node is left on the machine
 func commands() map[string]command {
 	return map[string]command{
 		"node": cmdNode,
@@ -108,6 +109,11 @@ func commands() map[string]command {
 			time.Sleep(d)
 		},
 		"clean": cmdClean,
+		"gone": func(ts *testscript.TestScript, _ bool, _ []string) {
+			if left := node(ts).Traces(); len(left) > 0 {
+				ts.Fatalf("left behind:\n%s", strings.Join(left, "\n"))
+			}
+		},
 	}
 }
 

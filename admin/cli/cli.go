@@ -37,6 +37,8 @@ type Config struct {
 	Version, Commit, Built string
 	// Boot runs this machine as a node until ctx ends.
 	Boot func(ctx context.Context, configPath string) error
+	// Reset takes this machine's node, which does not run, off the machine.
+	Reset func(ctx context.Context, configPath string) error
 	// Stdin, Stdout and Stderr are the process's own, usually.
 	Stdin          io.ReadCloser
 	Stdout, Stderr io.Writer
@@ -106,7 +108,7 @@ func (c Config) report(err error) int {
 // own tells whether a command is one of ours that start often or early, and
 // need none of docker's. Their help is printed the slow way.
 func own(args []string) bool {
-	if len(args) == 0 || args[0] != "boot" && args[0] != "hello" {
+	if len(args) == 0 || args[0] != "boot" && args[0] != "reset" && args[0] != "hello" {
 		return false
 	}
 	for _, a := range args[1:] {
@@ -120,7 +122,7 @@ func own(args []string) bool {
 func (c Config) own(ctx context.Context, args []string) error {
 	root := &cobra.Command{Use: "skep", SilenceErrors: true, SilenceUsage: true}
 	root.SetFlagErrorFunc(dockercli.FlagErrorFunc)
-	root.AddCommand(bootCommand(c), helloCommand(c))
+	root.AddCommand(bootCommand(c), resetCommand(c), helloCommand(c))
 	root.SetArgs(args)
 	return root.ExecuteContext(ctx)
 }

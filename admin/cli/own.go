@@ -36,6 +36,31 @@ func bootCommand(c Config) *cobra.Command {
 	return cmd
 }
 
+func resetCommand(c Config) *cobra.Command {
+	var path string
+	var force bool
+	cmd := &cobra.Command{
+		Use:         "reset [OPTIONS]",
+		Short:       "Remove a stopped node from this machine: containers, networks and all data",
+		Args:        dockercli.NoArgs,
+		Annotations: map[string]string{local: ""},
+
+		DisableFlagsInUseLine: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch {
+			case c.Reset == nil:
+				return errors.New("reset is not part of this build")
+			case !force:
+				return errors.New("this removes the node's containers, volumes, images and its part in its swarm for good; use --force to confirm")
+			}
+			return ended(cmd.Context(), c.Reset(cmd.Context(), path))
+		},
+	}
+	cmd.Flags().StringVar(&path, "config", "/etc/swarm.yaml", "The node file")
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "Do it")
+	return cmd
+}
+
 func helloCommand(c Config) *cobra.Command {
 	var listen string
 	cmd := &cobra.Command{

@@ -62,7 +62,7 @@ func newRoot(c Config, docker *command.DockerCli) (*cobra.Command, *flags.Client
 	root.Annotations["additionalHelp"] = ""
 
 	adopt(root, docker)
-	root.AddCommand(bootCommand(c), helloCommand(c), statusCommand(docker))
+	root.AddCommand(bootCommand(c), resetCommand(c), helloCommand(c), statusCommand(docker))
 	if cmd, _, err := root.Find([]string{"config"}); err == nil {
 		cmd.AddCommand(checkCommand(docker))
 	}

@@ -57,6 +57,41 @@ func (n *Node) Leftovers() []string {
 	return append(left, n.cgroups()...)
 }
 
+// Traces lists what is left of the node itself: it is empty after a reset.
+func (n *Node) Traces() []string {
+	left := n.Leftovers()
+	if isDir(n.Path("data")) {
+		left = append(left, "data directory")
+	}
+	for _, pattern := range []string{"/sys/fs/cgroup/skep-", "/sys/fs/cgroup/*/skep-"} {
+		dirs, _ := filepath.Glob(pattern + n.Scope())
+		left = append(left, dirs...)
+	}
+	if err := n.Do(func() error {
+		links, err := netlink.LinkList()
+		if err != nil {
+			return err
+		}
+		for _, l := range links {
+			if l.Attrs().Name != "lo" {
+				left = append(left, "link "+l.Attrs().Name)
+			}
+		}
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		tables, err := conn.ListTables()
+		for _, t := range tables {
+			left = append(left, "nft table "+t.Name)
+		}
+		return err
+	}); err != nil {
+		left = append(left, err.Error())
+	}
+	return left
+}
+
 func procName(pid int) string {
 	text, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
 	return strconv.Itoa(pid) + " " + strings.ReplaceAll(string(text), "\x00", " ")

@@ -252,15 +252,16 @@ func (n *Node) destroy(t testing.TB) {
 	if t.Failed() {
 		t.Logf("log of node %s:\n%s", n.Name, n.Log())
 	}
-	// Containers end with their cgroup's processes, the shims by themselves;
-	// what is in a mount namespace of its own goes with them.
-	n.killContainers()
-	for _, pid := range n.Processes() {
-		_ = unix.Kill(pid, unix.SIGKILL)
-	}
-	points := n.Mounts()
-	for i := len(points) - 1; i >= 0; i-- {
-		_ = unix.Unmount(points[i], unix.MNT_DETACH)
+	reset := exec.Command(n.binary, "reset", "--force", "--config", n.Path("swarm.yaml"))
+	if n.ns > 0 && isDir(n.Path("data")) {
+		var out []byte
+		if err := n.Do(func() (err error) {
+			out, err = reset.CombinedOutput()
+			return err
+		}); err != nil {
+			t.Errorf("reset node %s: %v\n%s", n.Name, err, out)
+			n.sweep()
+		}
 	}
 	if n.ns > 0 {
 		n.ns.Close()
@@ -273,8 +274,8 @@ func (n *Node) destroy(t testing.TB) {
 	}
 }
 
-// killContainers kills the first process of each container by the shims' pid files.
-func (n *Node) killContainers() {
+// sweep ends what a reset that failed has left.
+func (n *Node) sweep() {
 	files, _ := filepath.Glob(n.Path("data", "run", "containers", "*", "pid"))
 	for _, f := range files {
 		text, err := os.ReadFile(f)
@@ -285,6 +286,18 @@ func (n *Node) killContainers() {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
 	}
+	for _, pid := range n.Processes() {
+		_ = unix.Kill(pid, unix.SIGKILL)
+	}
+	points := n.Mounts()
+	for i := len(points) - 1; i >= 0; i-- {
+		_ = unix.Unmount(points[i], unix.MNT_DETACH)
+	}
+}
+
+func isDir(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && fi.IsDir()
 }
 
 // newNamespace makes a network namespace with its loopback up.
