@@ -39,26 +39,19 @@ type tree struct {
 }
 
 // checkFile is an error unless a bbolt file is whole in form. What is in its
-// values is not its business. A file that is not there yet is fresh.
-func checkFile(path string) (fresh bool, err error) {
+// values is not its business.
+func checkFile(path string) error {
 	f, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return true, nil
-	}
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer func() { _ = f.Close() }() // only read
-	info, err := f.Stat()
-	if err != nil || info.Size() == 0 { // empty: made, and not yet written
-		return true, err
-	}
 	t := &tree{file: f, pageSize: int64(os.Getpagesize()), seen: map[uint64]bool{}}
 	root, err := t.meta()
 	if err != nil {
-		return false, err
+		return err
 	}
-	return false, t.walk(root, nil, nil)
+	return t.walk(root, nil, nil)
 }
 
 // meta is the page of the root. bbolt keeps two copies of where its tree

@@ -196,8 +196,8 @@ func (l *Log) loadNone(snapshot uint64) error {
 	if err != nil {
 		return err
 	}
-	if first != 0 || snapshot < l.noted() {
-		return fmt.Errorf("%w: its bounds are missing", ErrDamaged)
+	if first != 0 || snapshot < l.noted() || snapshot > 0 && len(l.stable) == 0 {
+		return fmt.Errorf("%w: it is missing, or its bounds are", ErrDamaged)
 	}
 	l.bounds = bounds{First: 1}
 	return nil

@@ -54,6 +54,7 @@ type Config struct {
 // Log is a raft.LogStore, raft.StableStore and raft.MonotonicLogStore.
 type Log struct {
 	cfg    Config
+	lock   *os.File
 	inner  *raftboltdb.BoltStore
 	domain string
 	health health
@@ -85,34 +86,17 @@ const (
 
 // Open opens the log in cfg.Dir, or makes one, and reads all of it.
 func Open(cfg Config) (*Log, *Snapshots, error) {
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-		return nil, nil, fmt.Errorf("open raft log: %w", err)
-	}
 	l := &Log{cfg: cfg, domain: seal.Domain("raft log", cfg.ClusterID, cfg.NodeID)}
 	l.health.failed = cfg.Failed
-	snaps, err := openSnapshots(&l.cfg, &l.health)
-	if err != nil {
-		return nil, nil, err
-	}
-	snaps.log = l
-	path := filepath.Join(cfg.Dir, fileName)
-	fresh, err := checkFile(path)
-	if err != nil {
-		return nil, nil, fmt.Errorf("open raft log: %w", err)
-	}
-	err = guard(func() (err error) {
-		l.inner, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &bbolt.Options{
-			Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true,
-		}})
-		return err
-	})
-	if err == nil && fresh {
-		err = prepare(path)
+	snaps := &Snapshots{cfg: &l.cfg, dir: filepath.Join(cfg.Dir, "snapshots"), health: &l.health, log: l}
+	err := os.MkdirAll(snaps.dir, 0o700)
+	if err == nil {
+		l.lock, err = lock(cfg.Dir)
 	}
 	if err == nil {
-		err = guard(func() error { return l.load(snaps.newest()) })
+		err = l.openAll(snaps)
 		if err != nil {
-			err = errors.Join(err, guard(l.inner.Close))
+			err = errors.Join(err, l.lock.Close())
 		}
 	}
 	if err != nil {
@@ -121,8 +105,65 @@ func Open(cfg Config) (*Log, *Snapshots, error) {
 	return l, snaps, nil
 }
 
+func (l *Log) openAll(snaps *Snapshots) error {
+	if err := snaps.scrub(); err != nil {
+		return err
+	}
+	path := filepath.Join(l.cfg.Dir, fileName)
+	if err := create(path); err != nil {
+		return err
+	}
+	if err := checkFile(path); err != nil {
+		return err
+	}
+	err := guard(func() (err error) {
+		l.inner, err = raftboltdb.New(options(path))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := guard(func() error { return l.load(snaps.newest()) }); err != nil {
+		return errors.Join(err, guard(l.inner.Close))
+	}
+	return nil
+}
+
+func options(path string) raftboltdb.Options {
+	return raftboltdb.Options{Path: path, BoltOptions: &bbolt.Options{
+		Timeout: time.Second, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true,
+	}}
+}
+
 // prepared is how large the file is from the start.
 const prepared = 16 << 20
+
+// create makes the file, if there is none. It gets its name when it is whole
+// on the disk, so that what has the name and is not whole is damaged.
+func create(path string) error {
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	part := path + partSuffix
+	if err := os.Remove(part); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	db, err := raftboltdb.New(options(part))
+	if err != nil {
+		return err
+	}
+	if err := db.Close(); err != nil {
+		return err
+	}
+	if err := prepare(part); err != nil {
+		return err
+	}
+	if err := os.Rename(part, path); err != nil {
+		return err
+	}
+	dir := filepath.Dir(path)
+	return errors.Join(syncDir(dir), syncDir(filepath.Dir(dir)))
+}
 
 // prepare gives the file its blocks before they are needed: to write where
 // nothing was written before makes every sync wait for the file system's
@@ -143,9 +184,9 @@ func prepare(path string) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// Close closes the file.
+// Close closes the file and lets others open it.
 func (l *Log) Close() error {
-	if err := guard(l.inner.Close); err != nil {
+	if err := errors.Join(guard(l.inner.Close), l.lock.Close()); err != nil {
 		return fmt.Errorf("close raft log: %w", err)
 	}
 	return nil

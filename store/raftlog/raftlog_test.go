@@ -256,8 +256,27 @@ func TestLog_HoldsNothingReadable(t *testing.T) {
 		}
 		return err
 	})
-	if err != nil || n != 2 {
+	if err != nil || n != 3 {
 		t.Errorf("looked at %d files: %v", n, err)
+	}
+}
+
+func TestLog_IsOpenedOnceAndNoticesThatItIsGone(t *testing.T) {
+	cfg := config(t, t.TempDir())
+	l, s := open(t, cfg)
+	if _, _, err := raftlog.Open(cfg); !errors.Is(err, raftlog.ErrInUse) {
+		t.Errorf("opened twice: %v", err)
+	}
+	store(t, l, 1, 10)
+	snapshot(t, s, 9, nil)
+	shut(t, l)
+	l, _ = open(t, cfg)
+	shut(t, l)
+	if err := os.Remove(filepath.Join(cfg.Dir, "raft.db")); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := raftlog.Open(cfg); !errors.Is(err, raftlog.ErrDamaged) {
+		t.Errorf("opened a snapshot without a log: %v", err)
 	}
 }
 

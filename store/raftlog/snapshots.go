@@ -35,16 +35,12 @@ type Snapshots struct {
 	log    *Log // notes the newest, so that its loss is noticed
 }
 
-// openSnapshots reads every snapshot once. Damaged ones are deleted: the log
-// decides whether it can do without.
-func openSnapshots(cfg *Config, h *health) (*Snapshots, error) {
-	s := &Snapshots{cfg: cfg, dir: filepath.Join(cfg.Dir, "snapshots"), health: h}
-	if err := os.MkdirAll(s.dir, 0o700); err != nil {
-		return nil, fmt.Errorf("open snapshots: %w", err)
-	}
+// scrub reads every snapshot once, and deletes damaged ones: the log decides
+// whether it can do without.
+func (s *Snapshots) scrub() error {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
-		return nil, fmt.Errorf("open snapshots: %w", err)
+		return err
 	}
 	for _, e := range entries {
 		id, ok := strings.CutSuffix(e.Name(), snapshotSuffix)
@@ -54,15 +50,15 @@ func openSnapshots(cfg *Config, h *health) (*Snapshots, error) {
 				continue
 			}
 			if !errors.Is(err, ErrDamaged) {
-				return nil, fmt.Errorf("open snapshots: %w", err)
+				return fmt.Errorf("read snapshot: %w", err)
 			}
-			cfg.Logger.Error("deleted damaged snapshot", "snapshot", id, "err", err)
+			s.cfg.Logger.Error("deleted damaged snapshot", "snapshot", id, "err", err)
 		}
 		if err := os.Remove(filepath.Join(s.dir, e.Name())); err != nil {
-			return nil, fmt.Errorf("open snapshots: %w", err)
+			return err
 		}
 	}
-	return s, nil
+	return nil
 }
 
 // newest is the index of the newest snapshot, 0 if there is none.

@@ -74,6 +74,8 @@ type Member struct {
 	cfg    Config
 	stores Stores
 	disk   *raftlog.Log // nil if there are Stores of the caller's
+	// solitary members have no transport, and so nobody to talk to.
+	solitary bool
 
 	failed   chan error // the first failure that ends the member
 	failOnce sync.Once
@@ -95,7 +97,7 @@ func Open(cfg Config) (*Member, error) {
 		Store: store.New(), cfg: cfg,
 		failed: make(chan error, 1), ready: make(chan struct{}), started: make(chan struct{}), over: make(chan struct{}),
 	}
-	if cfg.Transport == nil {
+	if m.solitary = cfg.Transport == nil; m.solitary {
 		_, m.cfg.Transport = raft.NewInmemTransport(raft.ServerAddress(cfg.NodeID))
 	}
 	if cfg.Stores != nil {
@@ -159,19 +161,8 @@ func (m *Member) config() *raft.Config {
 // start makes the Raft node of what is on the disk.
 func (m *Member) start(notify chan<- bool) error {
 	c := m.config()
-	if m.cfg.Bootstrap {
-		old, err := raft.HasExistingState(m.stores.Log, m.stores.Stable, m.stores.Snapshots)
-		if err != nil {
-			return fmt.Errorf("look for raft state: %w", err)
-		}
-		if !old {
-			self := raft.Server{ID: c.LocalID, Address: raft.ServerAddress(m.cfg.NodeID)}
-			err := raft.BootstrapCluster(c, m.stores.Log, m.stores.Stable, m.stores.Snapshots, m.cfg.Transport,
-				raft.Configuration{Servers: []raft.Server{self}})
-			if err != nil {
-				return fmt.Errorf("bootstrap raft: %w", err)
-			}
-		}
+	if err := m.bootstrap(c); err != nil {
+		return err
 	}
 	// The first election of a member that is alone need not wait for others to
 	// speak up: a shorter timeout, set when it runs, makes it look at once.
@@ -193,6 +184,28 @@ func (m *Member) start(notify chan<- bool) error {
 		}
 	}
 	close(m.started)
+	return nil
+}
+
+// bootstrap makes sure that there is a group to take part in.
+func (m *Member) bootstrap(c *raft.Config) error {
+	old, err := raft.HasExistingState(m.stores.Log, m.stores.Stable, m.stores.Snapshots)
+	switch {
+	case err != nil:
+		return fmt.Errorf("look for raft state: %w", err)
+	case old:
+		return nil
+	case !m.cfg.Bootstrap && m.solitary:
+		return fmt.Errorf("start raft: there is no state in %s, and nobody to get it from", m.cfg.Dir)
+	case !m.cfg.Bootstrap:
+		return nil // others will let it in
+	}
+	self := raft.Server{ID: c.LocalID, Address: raft.ServerAddress(m.cfg.NodeID)}
+	err = raft.BootstrapCluster(c, m.stores.Log, m.stores.Stable, m.stores.Snapshots, m.cfg.Transport,
+		raft.Configuration{Servers: []raft.Server{self}})
+	if err != nil {
+		return fmt.Errorf("bootstrap raft: %w", err)
+	}
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -253,6 +254,15 @@ func TestMember_DirectoryIsItsOwn(t *testing.T) {
 	}
 	if err := stop(); err != nil {
 		t.Fatal(err)
+	}
+	lost := cfg
+	lost.Dir, lost.Bootstrap = t.TempDir(), false
+	m, err := replica.Open(lost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Run(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "no state") {
+		t.Errorf("ran without a state: %v", err)
 	}
 	cfg.Keyring.Rotate(seal.NewSecret())
 	cfg.Keyring.Retire()
