@@ -28,8 +28,8 @@ type Proposer interface {
 	Snapshot() *Snapshot
 	Since(after uint64) Changes
 	// Propose makes the transaction's changes. When it returns without error,
-	// they are durable and Snapshot has them, as version index. An error of the
-	// kind unknown outcome excepted, after an error they are not made.
+	// they are durable and Snapshot has them, as version index. After an error
+	// they are not made, unless it is one of unknown outcome (store/replica).
 	Propose(ctx context.Context, tx *Tx) (index uint64, err error)
 }
 
