@@ -48,6 +48,20 @@ func node(dir string) error {
 			continue
 		}
 		fmt.Fprintln(os.Stdout, c.ID)
+		switch r.Labels["then"] {
+		case "stop":
+			err = e.Stop(context.Background(), c.ID, "", nil)
+		case "exec":
+			var x string
+			if x, err = e.CreateExec(context.Background(), c.ID, container.ExecCreateRequest{Cmd: []string{"/guest", "ms", "50"}}); err == nil {
+				err = e.StartExec(context.Background(), x, false, 0, 0, object.Streams{Stdout: io.Discard})
+			}
+		case "restart":
+			err = e.Restart(context.Background(), c.ID, "KILL", nil)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
 	}
 }
 
@@ -173,14 +187,15 @@ func TestNode_IsKilledAndContainersGoOn(t *testing.T) {
 	}
 }
 
-// Ten nodes in a row, each killed at some moment of its work.
+// Twelve nodes in a row, each killed at some moment of its work.
 func TestNode_LeavesNothingBehind(t *testing.T) {
 	w := newWorld(t)
-	for i := range 10 {
+	for i := range 12 {
 		n := startNode(t, w)
 		n.run(t, request("tick", "50", "10"))
-		r := request("out", "x")
-		r.HostConfig.AutoRemove = true
+		r := request("tick", "20", "10")
+		r.HostConfig.AutoRemove = i%2 == 0
+		r.Labels = map[string]string{"then": []string{"stop", "exec", "restart"}[i%3]}
 		if err := json.NewEncoder(n.in).Encode(r); err != nil {
 			t.Fatal(err)
 		}
@@ -197,6 +212,10 @@ func TestNode_LeavesNothingBehind(t *testing.T) {
 		t.Errorf("knows of %d containers, %v; want at least 10", len(l), err)
 	}
 	for _, c := range l {
+		i, err := e.Inspect(t.Context(), c.ID, false)
+		if err != nil || i.State.ExitCode != 0 && i.State.ExitCode != 2 && i.State.ExitCode != 137 && i.State.ExitCode != 143 {
+			t.Errorf("%s ended with %+v, %v", c.ID, i.State, err)
+		}
 		if err := e.Remove(t.Context(), c.ID, true, true); err != nil {
 			t.Error(err)
 		}

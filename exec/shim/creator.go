@@ -71,9 +71,8 @@ func (c *Creator) Created(runDir string, pid int) error {
 	if err := os.Rename(tmp, runDir+"/pid"); err != nil {
 		return fmt.Errorf("write pid: %w", err)
 	}
-	if _, err := fmt.Fprintf(c.sync, "p%d", pid); err != nil {
-		return fmt.Errorf("tell pid: %w", err)
-	}
+	// The node may be gone. The container is there all the same.
+	_, _ = fmt.Fprintf(c.sync, "p%d", pid)
 	return nil
 }
 
