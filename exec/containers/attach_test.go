@@ -46,10 +46,13 @@ func enter(t *testing.T, to io.Writer, text string) {
 	}
 }
 
-// attach attaches in the background; the channel has the result.
+// attach attaches in the background and returns when the client has its place;
+// the channel has the result.
 func attach(e *containers.Engine, id string, s object.Streams) <-chan error {
-	done := make(chan error, 1)
+	done, there := make(chan error, 1), make(chan struct{})
+	s.Attached = func() { close(there) }
 	go func() { done <- e.Attach(context.Background(), id, s) }()
+	<-there
 	return done
 }
 
@@ -70,7 +73,6 @@ func TestAttach_BeforeStartMissesNothing(t *testing.T) {
 		id := create(t, e, request("out", "first", "err", "second", "count", "500"))
 		var out, errs screen
 		done := attach(e, id, object.Streams{Stdout: &out, Stderr: &errs})
-		time.Sleep(20 * time.Millisecond)
 		start(t, e, id)
 		if err := result(t, done); err != nil {
 			t.Error(err)
@@ -89,7 +91,6 @@ func TestAttach_Stdin(t *testing.T) {
 	var out screen
 	big := strings.Repeat("0123456789abcde\n", 20_000)
 	done := attach(e, id, object.Streams{Stdin: strings.NewReader(big), Stdout: &out})
-	time.Sleep(20 * time.Millisecond)
 	start(t, e, id)
 	if err := result(t, done); err != nil {
 		t.Error(err)
@@ -109,7 +110,6 @@ func TestAttach_Terminal(t *testing.T) {
 	var out screen
 	in, typed := io.Pipe()
 	done := attach(e, id, object.Streams{Stdin: in, Stdout: &out, DetachKeys: []byte{16, 17}})
-	time.Sleep(20 * time.Millisecond)
 	start(t, e, id)
 	out.shows(t, "size 43 132 true\r\n")
 	enter(t, typed, "hello\r")
@@ -122,7 +122,6 @@ func TestAttach_Terminal(t *testing.T) {
 	var out2 screen
 	in2, typed2 := io.Pipe()
 	done = attach(e, id, object.Streams{Stdin: in2, Stdout: &out2})
-	time.Sleep(20 * time.Millisecond)
 	if err := e.Resize(t.Context(), id, 10, 20); err != nil {
 		t.Error(err)
 	}
@@ -148,7 +147,6 @@ func TestAttach_SlowReader(t *testing.T) {
 	id := create(t, e, request("count", "5000"))
 	out, into := io.Pipe()
 	done := attach(e, id, object.Streams{Stdout: into})
-	time.Sleep(20 * time.Millisecond)
 	start(t, e, id)
 	time.Sleep(300 * time.Millisecond)
 	read := make(chan int, 1)

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"testing"
@@ -93,11 +92,7 @@ func ours(b *testing.B, e *containers.Engine) time.Duration {
 	first := &firstByte{at: make(chan time.Time, 1)}
 	begin := time.Now()
 	id := create(b, e, request("out", "x"))
-	attached := make(chan error, 1)
-	go func() { attached <- e.Attach(context.Background(), id, object.Streams{Stdout: first}) }()
-	for !e.Awaited(id) {
-		runtime.Gosched()
-	}
+	attached := attach(e, id, object.Streams{Stdout: first})
 	start(b, e, id)
 	if err := <-attached; err != nil {
 		b.Fatal(err)
