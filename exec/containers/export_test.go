@@ -1,0 +1,4 @@
+package containers
+
+// Convert is the way from a specification to the runtime's configuration.
+var Convert = convert
