@@ -61,7 +61,7 @@ func (x *terminal) printed() string {
 func (x *terminal) expect(pattern string) {
 	x.t.Helper()
 	re := regexp.MustCompile(pattern)
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(nodetest.Patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if re.MatchString(x.printed()) {
 			return
 		}

@@ -1,0 +1,276 @@
+package nodetest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// Patience bounds how long a test waits for something to become true.
+const Patience = 60 * time.Second
+
+// Scripts drives one real node per script of a directory by the docker command
+// line at the given path. A file swarm.yaml of a script is its node file. The
+// words of the scripts are in [commands].
+func Scripts(t *testing.T, dir, binary, docker string) {
+	t.Helper()
+	testscript.Run(t, testscript.Params{
+		Dir:   dir,
+		Setup: func(e *testscript.Env) error { return setup(t, e, binary, docker) },
+		Cmds:  commands(),
+	})
+}
+
+type nodeKey struct{}
+
+func setup(t *testing.T, e *testscript.Env, binary, docker string) error {
+	text, err := os.ReadFile(filepath.Join(e.WorkDir, "swarm.yaml"))
+	if os.IsNotExist(err) {
+		text, err = []byte(File), nil
+	}
+	if err != nil {
+		return err
+	}
+	n := New(t, binary, "n1", string(text))
+	e.Values[nodeKey{}] = n
+	e.Setenv("DOCKER_HOST", n.Host())
+	e.Setenv("DOCKER_CONFIG", filepath.Join(e.WorkDir, ".docker"))
+	e.Setenv("NODE", n.Dir)
+	e.Setenv("PATH", strings.Join([]string{filepath.Dir(binary), filepath.Dir(docker), os.Getenv("PATH")}, ":"))
+	return nil
+}
+
+func node(ts *testscript.TestScript) *Node {
+	return ts.Value(nodeKey{}).(*Node)
+}
+
+type command = func(ts *testscript.TestScript, neg bool, args []string)
+
+// commands are the words that scripts know beside testscript's own.
+//
+//	node start | stop | kill      the node's process; its containers go on
+//	docker ARGS…, skep ARGS…      the command lines
+//	until [-count=N] REGEXP COMMAND…   run it until it succeeds and prints REGEXP (N times)
+//	within COMMAND…               run it in the node's network namespace
+//	get URL                       print what a GET from the node's namespace answers
+//	setid NAME COMMAND…           set an environment variable to what it prints
+//	busybox                       load the image busybox:latest
+//	inorder                       stdout is "line 0", "line 1" and so on without a gap
+//	restarts N                    kill and start the node N times
+//	pause DURATION                let time pass
+//	clean                         nothing of any container is left on the machine
+//	gone                          nothing of the node is left on the machine
+func commands() map[string]command {
+	return map[string]command{
+		"node": cmdNode,
+		"docker": func(ts *testscript.TestScript, neg bool, args []string) {
+			run(ts, neg, append([]string{"docker"}, args...))
+		},
+		"skep": func(ts *testscript.TestScript, neg bool, args []string) {
+			run(ts, neg, append([]string{"skep"}, args...))
+		},
+		"within": cmdWithin,
+		"until":  cmdUntil,
+		"get":    cmdGet,
+		"setid":  cmdSet,
+		"busybox": func(ts *testscript.TestScript, _ bool, _ []string) {
+			archive := ts.MkAbs("busybox.tar")
+			BusyboxArchive(tb{ts: ts}, archive)
+			run(ts, false, []string{"docker", "load", "-q", "-i", archive})
+		},
+		"inorder":  cmdInOrder,
+		"restarts": cmdRestarts,
+		"pause": func(ts *testscript.TestScript, _ bool, args []string) {
+			d, err := time.ParseDuration(args[0])
+			ts.Check(err)
+			time.Sleep(d)
+		},
+		"clean": cmdClean,
+		"gone": func(ts *testscript.TestScript, _ bool, _ []string) {
+			if left := node(ts).Traces(); len(left) > 0 {
+				ts.Fatalf("left behind:\n%s", strings.Join(left, "\n"))
+			}
+		},
+	}
+}
+
+// tb lets rig functions end a script.
+type tb struct {
+	testing.TB
+	ts *testscript.TestScript
+}
+
+func (t tb) Helper()                   {}
+func (t tb) Fatal(args ...any)         { t.ts.Fatalf("%s", fmt.Sprint(args...)) }
+func (t tb) Fatalf(f string, a ...any) { t.ts.Fatalf(f, a...) }
+
+func cmdNode(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: node start|stop|kill")
+	}
+	n, t := node(ts), tb{ts: ts}
+	switch args[0] {
+	case "start":
+		n.Start(t)
+	case "stop":
+		n.Stop(t)
+	case "kill":
+		n.Kill(t)
+	default:
+		ts.Fatalf("node %s: want start, stop or kill", args[0])
+	}
+}
+
+// output runs a command with the script's environment.
+func output(ts *testscript.TestScript, args []string) (stdout, stderr string, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	defer cancel()
+	var out, errs bytes.Buffer
+	path := args[0]
+	for dir := range strings.SplitSeq(ts.Getenv("PATH"), ":") {
+		if !strings.Contains(path, "/") {
+			if full := filepath.Join(dir, path); isFile(full) {
+				path = full
+			}
+		}
+	}
+	cmd := exec.CommandContext(ctx, path, args[1:]...)
+	cmd.Dir = ts.MkAbs(".")
+	cmd.Env = append(os.Environ(), "DOCKER_HOST="+ts.Getenv("DOCKER_HOST"), "DOCKER_CONFIG="+ts.Getenv("DOCKER_CONFIG"), "PATH="+ts.Getenv("PATH"))
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err = cmd.Run()
+	return out.String(), errs.String(), err
+}
+
+func isFile(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && fi.Mode().IsRegular()
+}
+
+func run(ts *testscript.TestScript, neg bool, args []string) {
+	out, errs, err := output(ts, args)
+	io.WriteString(ts.Stdout(), out)
+	io.WriteString(ts.Stderr(), errs)
+	switch {
+	case err != nil && !neg:
+		ts.Fatalf("%s: %v\n%s%s", strings.Join(args, " "), err, out, errs)
+	case err == nil && neg:
+		ts.Fatalf("%s: unexpected success\n%s", strings.Join(args, " "), out)
+	}
+}
+
+func cmdWithin(ts *testscript.TestScript, neg bool, args []string) {
+	err := node(ts).Do(func() error {
+		run(ts, neg, args)
+		return nil
+	})
+	ts.Check(err)
+}
+
+func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
+	count := 1
+	if len(args) > 0 && strings.HasPrefix(args[0], "-count=") {
+		var err error
+		count, err = strconv.Atoi(strings.TrimPrefix(args[0], "-count="))
+		ts.Check(err)
+		args = args[1:]
+	}
+	if len(args) < 2 {
+		ts.Fatalf("usage: until [-count=N] REGEXP COMMAND...")
+	}
+	want, err := regexp.Compile("(?m)" + args[0])
+	ts.Check(err)
+	var out, errs string
+	for end := time.Now().Add(Patience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if args[1] == "get" {
+			out, err = get(ts, args[2])
+		} else {
+			out, errs, err = output(ts, args[1:])
+		}
+		if err == nil && (len(want.FindAllString(out, -1)) >= count) != neg {
+			io.WriteString(ts.Stdout(), out)
+			return
+		}
+	}
+	ts.Fatalf("%s does not print %s: %v\n%s%s", strings.Join(args[1:], " "), args[0], err, out, errs)
+}
+
+func get(ts *testscript.TestScript, url string) (string, error) {
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, url, nil)
+	if err != nil {
+		return "", err
+	}
+	resp, err := node(ts).Client().Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s", resp.Status)
+	}
+	return string(body), err
+}
+
+func cmdGet(ts *testscript.TestScript, neg bool, args []string) {
+	out, err := get(ts, args[0])
+	io.WriteString(ts.Stdout(), out)
+	if (err != nil) != neg {
+		ts.Fatalf("get %s: %v", args[0], err)
+	}
+}
+
+func cmdSet(ts *testscript.TestScript, _ bool, args []string) {
+	out, errs, err := output(ts, args[1:])
+	if err != nil {
+		ts.Fatalf("%s: %v\n%s", strings.Join(args[1:], " "), err, errs)
+	}
+	ts.Setenv(args[0], strings.TrimSpace(out))
+}
+
+func cmdInOrder(ts *testscript.TestScript, _ bool, _ []string) {
+	next := 0
+	for line := range strings.Lines(ts.ReadFile("stdout")) {
+		if want := fmt.Sprintf("line %d\n", next); line != want {
+			ts.Fatalf("got %q, want %q", line, want)
+		}
+		next++
+	}
+	if next == 0 {
+		ts.Fatalf("no line")
+	}
+}
+
+func cmdRestarts(ts *testscript.TestScript, _ bool, args []string) {
+	n, t := node(ts), tb{ts: ts}
+	count, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	for range count {
+		n.Kill(t)
+		n.Start(t)
+	}
+}
+
+// cmdClean waits until no container of the node left anything behind.
+func cmdClean(ts *testscript.TestScript, _ bool, _ []string) {
+	n := node(ts)
+	var left []string
+	for end := time.Now().Add(Patience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if left = n.Leftovers(); len(left) == 0 {
+			return
+		}
+	}
+	ts.Fatalf("%s left behind:\n%s", strconv.Itoa(len(left)), strings.Join(left, "\n"))
+}
