@@ -145,7 +145,7 @@ func TestAudit_LeavesNothingInPlain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(a.Append(admin.Record{Object: "canary"}), a.Close()); err != nil {
+	if err = errors.Join(a.Append(admin.Record{Object: "canary"}), a.Close()); err != nil {
 		t.Fatal(err)
 	}
 	b, err := os.ReadFile(first(dir))

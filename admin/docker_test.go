@@ -81,7 +81,7 @@ func TestServer_SpeaksWithDockerOverMutualTLS(t *testing.T) {
 			"cert.pem": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: client.Certificate[0]}),
 			"key.pem":  pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}),
 		} {
-			if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			if err = os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}

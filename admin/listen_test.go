@@ -197,7 +197,7 @@ func TestListen_ClosingRemovesTheSocketUnlessItIsAnothersNow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Remove(path); err != nil {
+	if err = os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
 	second, err := admin.Listen(t.Context(), unix)

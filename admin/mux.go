@@ -61,7 +61,7 @@ func NewMux(c MuxConfig) (*Mux, error) {
 
 // add turns the standard mux's panics about patterns into errors.
 func (m *Mux) add(r Route) (err error) {
-	if err := r.check(); err != nil {
+	if err = r.check(); err != nil {
 		return err
 	}
 	defer func() {
@@ -95,7 +95,7 @@ func (m *Mux) Routes() []Route { return slices.Clone(m.routes) }
 func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	caller := Caller(r.Context())
 	if why := m.crossSite(r, caller); why != "" {
-		m.logger.Warn("refused request", "principal", caller, "reason", why)
+		m.logger.WarnContext(r.Context(), "refused request", "principal", caller, "reason", why)
 		refuse(w, http.StatusForbidden, why)
 		return
 	}

@@ -34,7 +34,7 @@ func listenUnix(ctx context.Context, path string, groups map[uint32]Role) (net.L
 		return filepath.Join("/proc/self/fd", strconv.Itoa(int(dir.Fd())), name)
 	}
 	name := filepath.Base(path)
-	if err := replaceable(ctx, in(name)); err != nil {
+	if err = replaceable(ctx, in(name)); err != nil {
 		return nil, err
 	}
 	// Nobody can connect before the mode is right: the socket gets its name last.
@@ -139,7 +139,7 @@ func unixPeer(c *net.UnixConn, groups map[uint32]Role) (Principal, error) {
 			member, groupErr = peerGroups(int(fd))
 		}
 	})
-	if err := errors.Join(err, credErr, groupErr); err != nil {
+	if err = errors.Join(err, credErr, groupErr); err != nil {
 		return Principal{}, err
 	}
 	p := Principal{Name: "uid " + strconv.FormatUint(uint64(cred.Uid), 10), Transport: "unix"}

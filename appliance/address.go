@@ -57,14 +57,11 @@ func resolveListen(text string, links []link) (netip.AddrPort, error) {
 	if err != nil {
 		return netip.AddrPort{}, badAddress("%s", usage)
 	}
-	if addr, err := netip.ParseAddr(host); err == nil {
-		return netip.AddrPortFrom(addr, port), nil
-	}
-	addr, err := ofInterface(host, links)
+	addr, err := netip.ParseAddr(host)
 	if err != nil {
-		return netip.AddrPort{}, err
+		addr, err = ofInterface(host, links)
 	}
-	return netip.AddrPortFrom(addr, port), nil
+	return netip.AddrPortFrom(addr, port), err
 }
 
 // resolveAdvertise turns an address or an interface's name into what other
@@ -86,17 +83,13 @@ func resolveAdvertise(text string, listen netip.AddrPort, links []link) (netip.A
 	if !hasPort(text) {
 		port = listen.Port()
 	}
-	if addr, err := netip.ParseAddr(host); err == nil {
-		if addr.IsUnspecified() {
-			return netip.AddrPort{}, badAddress("%s", usage)
-		}
-		return netip.AddrPortFrom(addr, port), nil
-	}
-	addr, err := ofInterface(host, links)
+	addr, err := netip.ParseAddr(host)
 	if err != nil {
-		return netip.AddrPort{}, err
+		addr, err = ofInterface(host, links)
+	} else if addr.IsUnspecified() {
+		err = badAddress("%s", usage)
 	}
-	return netip.AddrPortFrom(addr, port), nil
+	return netip.AddrPortFrom(addr, port), err
 }
 
 // ofInterface is the one address of an interface, IPv4 first.

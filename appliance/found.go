@@ -39,7 +39,7 @@ func found(req swarm.InitRequest, d swarm.NodeDescription, advertise netip.AddrP
 	}
 	id := identity.State{ClusterID: cluster.ID, NodeID: object.NewID(), Advertise: advertise.String()}
 	id.RaftID = id.NodeID
-	if err := issueFirst(&id, cluster, now); err != nil {
+	if err = issueFirst(&id, cluster, now); err != nil {
 		return identity.State{}, err
 	}
 	node := &object.Node{CertRole: swarm.NodeRoleManager}

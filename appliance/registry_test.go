@@ -26,6 +26,7 @@ func TestRegistry(t *testing.T) {
 }
 
 func testRegistry(t *testing.T, auth bool) {
+	t.Helper()
 	n := nodetest.New(t, nodetest.Binary(t), "registry", nodetest.File)
 	n.Start(t)
 	addr := serveRegistry(t, n, auth)

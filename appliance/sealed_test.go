@@ -95,7 +95,7 @@ func search(t testing.TB, dir, needle string) (found int) {
 			return err
 		}
 		var st unix.Stat_t
-		if err := unix.Lstat(path, &st); err != nil || st.Dev != root.Dev {
+		if err = unix.Lstat(path, &st); err != nil || st.Dev != root.Dev {
 			if d.IsDir() {
 				return fs.SkipDir
 			}

@@ -65,7 +65,7 @@ func (r *Root) Issue(n Node, key crypto.PublicKey, now time.Time, expiry time.Du
 	if r.key == nil {
 		return nil, errors.New("issue certificate: the root's key is not known")
 	}
-	if err := errors.Join(n.check(), CheckExpiry(expiry), checkKey(key)); err != nil {
+	if err = errors.Join(n.check(), CheckExpiry(expiry), checkKey(key)); err != nil {
 		return nil, fmt.Errorf("issue certificate: %w", err)
 	}
 	end := now.Add(expiry)

@@ -82,7 +82,7 @@ func ParseRoot(certPEM, keyPEM []byte) (*Root, error) {
 	if !r.Cert.IsCA || !r.Cert.BasicConstraintsValid {
 		return nil, errors.New("parse root: not the certificate of an authority")
 	}
-	if err := r.Cert.CheckSignatureFrom(r.Cert); err != nil {
+	if err = r.Cert.CheckSignatureFrom(r.Cert); err != nil {
 		return nil, fmt.Errorf("parse root: %w", err)
 	}
 	if len(keyPEM) == 0 {

@@ -38,8 +38,8 @@ func gate(root *cobra.Command, s server) {
 
 	badFlag := root.FlagErrorFunc()
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		if err := supported(cmd, s); err != nil {
-			return err
+		if refused := supported(cmd, s); refused != nil {
+			return refused
 		}
 		return badFlag(cmd, err)
 	})

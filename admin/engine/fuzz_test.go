@@ -11,6 +11,7 @@ import (
 // bodies fuzzes what a route is posted. Whatever it is, the reply is JSON and
 // its status says that the client was wrong, or what is not built, or success.
 func bodies(f *testing.F, path string, inSwarm bool, seeds ...string) {
+	f.Helper()
 	for _, seed := range append(seeds, "", "null", "[]", `{"Name":"a","name":"b"}`, "{}{}", `{"Name":1}`, strings.Repeat(`{"a":`, 100)) {
 		f.Add(seed)
 	}

@@ -122,7 +122,7 @@ data_dir: relative
 swarm:
   listen: 10.0.0.300:2377
   advertise: 1.2.3
-  availabilty: active
+  avail: active
   data_path: {port: 80}
   init:
     cert_expiry: 5m
@@ -135,7 +135,7 @@ log: {}
 f:2:11: data_dir: "relative"; want an absolute path
 f:4:11: swarm.listen: "10.0.0.300:2377"; want ADDRESS:PORT or INTERFACE:PORT
 f:5:14: swarm.advertise: "1.2.3"; want an address or the name of an interface
-f:6:3: swarm.availabilty: unknown key; want one of listen, advertise, data_path, availability, labels, init, join
+f:6:3: swarm.avail: unknown key; want one of listen, advertise, data_path, availability, labels, init, join
 f:7:21: swarm.data_path.port: 80; want a number from 1024 to 49151
 f:9:18: swarm.init.cert_expiry: 5m is too short; want at least 1h0m0s
 f:10:15: swarm.init.autolock: is a string; want true or false

@@ -18,42 +18,42 @@ import (
 
 // Busybox is an image of Debian's static busybox: /bin with all its applets,
 // a user file and a shell as its command.
-func Busybox(t testing.TB) v1.Image {
-	t.Helper()
+func Busybox(tb testing.TB) v1.Image {
+	tb.Helper()
 	bin, err := exec.LookPath("busybox")
 	if err != nil {
-		t.Fatal("busybox is missing: install busybox-static")
+		tb.Fatal("busybox is missing: install busybox-static")
 	}
 	program, err := os.ReadFile(bin)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	applets, err := exec.Command(bin, "--list").Output()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) {
 		return io.NopCloser(bytes.NewReader(busyboxLayer(program, strings.Fields(string(applets))))), nil
 	})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	img, err := mutate.AppendLayers(empty.Image, layer)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	img, err = mutate.ConfigFile(img, configured(t, img))
+	img, err = mutate.ConfigFile(img, configured(tb, img))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return img
 }
 
-func configured(t testing.TB, img v1.Image) *v1.ConfigFile {
-	t.Helper()
+func configured(tb testing.TB, img v1.Image) *v1.ConfigFile {
+	tb.Helper()
 	cf, err := img.ConfigFile()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	cf = cf.DeepCopy()
 	cf.OS, cf.Architecture = "linux", "amd64"
@@ -63,14 +63,14 @@ func configured(t testing.TB, img v1.Image) *v1.ConfigFile {
 }
 
 // BusyboxArchive writes what `docker save busybox` would.
-func BusyboxArchive(t testing.TB, path string) {
-	t.Helper()
+func BusyboxArchive(tb testing.TB, path string) {
+	tb.Helper()
 	tag, err := name.NewTag("busybox:latest")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	if err := tarball.WriteToFile(path, tag, Busybox(t)); err != nil {
-		t.Fatal(err)
+	if err := tarball.WriteToFile(path, tag, Busybox(tb)); err != nil {
+		tb.Fatal(err)
 	}
 }
 

@@ -11,20 +11,20 @@ import (
 
 // CLI is the docker command line, aimed at a node.
 type CLI struct {
-	t    testing.TB
+	tb   testing.TB
 	path string
 	env  []string
 }
 
 // CLI makes one; path is the docker program. It has a configuration, and so
 // registry logins, of its own.
-func (n *Node) CLI(t testing.TB, path string) *CLI {
-	return &CLI{t: t, path: path, env: append(os.Environ(), "DOCKER_HOST="+n.Host(), "DOCKER_CONFIG="+t.TempDir(), "TERM=xterm")}
+func (n *Node) CLI(tb testing.TB, path string) *CLI {
+	return &CLI{tb: tb, path: path, env: append(os.Environ(), "DOCKER_HOST="+n.Host(), "DOCKER_CONFIG="+tb.TempDir(), "TERM=xterm")}
 }
 
 // Command is a docker command that was not started.
 func (c *CLI) Command(args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(c.t.Context(), c.path, args...)
+	cmd := exec.CommandContext(c.tb.Context(), c.path, args...)
 	cmd.Env = c.env
 	return cmd
 }
@@ -37,31 +37,31 @@ func (c *CLI) Try(args ...string) (string, error) {
 
 // Run is Try for a command that must succeed.
 func (c *CLI) Run(args ...string) string {
-	c.t.Helper()
+	c.tb.Helper()
 	out, err := c.Try(args...)
 	if err != nil {
-		c.t.Fatalf("docker %s: %v\n%s", strings.Join(args, " "), err, out)
+		c.tb.Fatalf("docker %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 	return out
 }
 
 // Pipe runs a command with input and returns its standard output.
 func (c *CLI) Pipe(in io.Reader, args ...string) []byte {
-	c.t.Helper()
+	c.tb.Helper()
 	cmd := c.Command(args...)
 	var errs bytes.Buffer
 	cmd.Stdin, cmd.Stderr = in, &errs
 	out, err := cmd.Output()
 	if err != nil {
-		c.t.Fatalf("docker %s: %v\n%s", strings.Join(args, " "), err, errs.String())
+		c.tb.Fatalf("docker %s: %v\n%s", strings.Join(args, " "), err, errs.String())
 	}
 	return out
 }
 
 // LoadBusybox loads the image busybox:latest.
 func (c *CLI) LoadBusybox() {
-	c.t.Helper()
-	archive := c.t.TempDir() + "/busybox.tar"
-	BusyboxArchive(c.t, archive)
+	c.tb.Helper()
+	archive := c.tb.TempDir() + "/busybox.tar"
+	BusyboxArchive(c.tb, archive)
 	c.Run("load", "-q", "-i", archive)
 }

@@ -1,6 +1,7 @@
 package nodetest
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -24,16 +26,16 @@ const ready = 30 * time.Second
 
 // Binary is the path of the binary under test: $SKEP_BINARY, or one that is
 // built for this run.
-func Binary(t testing.TB) string {
-	t.Helper()
+func Binary(tb testing.TB) string {
+	tb.Helper()
 	if path := os.Getenv("SKEP_BINARY"); path != "" {
 		return path
 	}
-	path := filepath.Join(t.TempDir(), "skep")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-tags", "seccomp netgo osusergo",
+	path := filepath.Join(tb.TempDir(), "skep")
+	cmd := exec.CommandContext(tb.Context(), "go", "build", "-trimpath", "-tags", "seccomp netgo osusergo",
 		"-ldflags", "-s -w -linkmode external -extldflags -static", "-o", path, "skep")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
+		tb.Fatalf("build: %v\n%s", err, out)
 	}
 	return path
 }
@@ -52,33 +54,34 @@ type Node struct {
 
 // New makes a node with a network namespace of its own. file is the text of
 // its node file; {{dir}} in it stands for Dir. It is not started.
-func New(t testing.TB, binary, name, file string) *Node {
-	t.Helper()
+func New(tb testing.TB, binary, name, file string) *Node {
+	tb.Helper()
 	if os.Getuid() != 0 {
-		t.Fatal("nodes need root")
+		tb.Fatal("nodes need root")
 	}
-	dir, err := os.MkdirTemp("", "skep-"+name+"-")
+	// Not TempDir: what cannot be unmounted must not be removed.
+	dir, err := os.MkdirTemp("", "skep-"+name+"-") //nolint:usetesting // as above
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	n := &Node{Name: name, Dir: dir, binary: binary}
-	t.Cleanup(func() { n.destroy(t) })
-	n.WriteFile(t, file)
+	tb.Cleanup(func() { n.destroy(tb) })
+	n.WriteFile(tb, file)
 	if n.log, err = os.Create(filepath.Join(dir, "log")); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if n.ns, err = newNamespace(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return n
 }
 
 // WriteFile replaces the node file.
-func (n *Node) WriteFile(t testing.TB, text string) {
-	t.Helper()
+func (n *Node) WriteFile(tb testing.TB, text string) {
+	tb.Helper()
 	text = strings.ReplaceAll(text, "{{dir}}", n.Dir)
 	if err := os.WriteFile(n.Path("swarm.yaml"), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
@@ -91,20 +94,20 @@ func (n *Node) Path(elem ...string) string {
 func (n *Node) Host() string { return "unix://" + n.Path("skep.sock") }
 
 // Start starts the node and waits until it is ready.
-func (n *Node) Start(t testing.TB) {
-	t.Helper()
-	n.Launch(t)
-	n.AwaitReady(t)
+func (n *Node) Start(tb testing.TB) {
+	tb.Helper()
+	n.Launch(tb)
+	n.AwaitReady(tb)
 }
 
 // Launch starts the node's process.
-func (n *Node) Launch(t testing.TB) {
-	t.Helper()
+func (n *Node) Launch(tb testing.TB) {
+	tb.Helper()
 	cmd := exec.Command(n.binary, "boot", "--config", n.Path("swarm.yaml"))
 	cmd.Stdout, cmd.Stderr = n.log, n.log
 	cmd.Env = append(os.Environ(), "GOTRACEBACK=all")
 	if err := n.Do(cmd.Start); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
@@ -112,13 +115,13 @@ func (n *Node) Launch(t testing.TB) {
 }
 
 // AwaitReady waits until the node answers that it is healthy.
-func (n *Node) AwaitReady(t testing.TB) {
-	t.Helper()
+func (n *Node) AwaitReady(tb testing.TB) {
+	tb.Helper()
 	client := n.API()
 	defer client.CloseIdleConnections()
 	for end := time.Now().Add(ready); ; time.Sleep(10 * time.Millisecond) {
 		if resp, err := client.Get("http://skep/skep/health"); err == nil {
-			resp.Body.Close()
+			_ = resp.Body.Close()
 			if resp.StatusCode == http.StatusOK {
 				return
 			}
@@ -126,11 +129,11 @@ func (n *Node) AwaitReady(t testing.TB) {
 		select {
 		case err := <-n.ended:
 			n.ended <- err
-			t.Fatalf("node %s ended: %v\n%s", n.Name, err, n.Log())
+			tb.Fatalf("node %s ended: %v\n%s", n.Name, err, n.Log())
 		default:
 		}
 		if time.Now().After(end) {
-			t.Fatalf("node %s is not ready\n%s", n.Name, n.Log())
+			tb.Fatalf("node %s is not ready\n%s", n.Name, n.Log())
 		}
 	}
 }
@@ -138,7 +141,9 @@ func (n *Node) AwaitReady(t testing.TB) {
 // API is an HTTP client of the node's socket, whatever the host in the URL.
 func (n *Node) API() *http.Client {
 	return &http.Client{Transport: &http.Transport{
-		Dial: func(string, string) (net.Conn, error) { return net.Dial("unix", n.Path("skep.sock")) },
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", n.Path("skep.sock"))
+		},
 	}}
 }
 
@@ -148,12 +153,12 @@ func (n *Node) Client() *http.Client {
 		Timeout: 10 * time.Second,
 		Transport: &http.Transport{
 			DisableKeepAlives: true,
-			Dial: func(network, addr string) (c net.Conn, err error) {
-				derr := n.Do(func() error {
-					c, err = net.DialTimeout(network, addr, 5*time.Second)
+			DialContext: func(ctx context.Context, network, addr string) (c net.Conn, err error) {
+				err = n.Do(func() (err error) {
+					c, err = (&net.Dialer{}).DialContext(ctx, network, addr)
 					return err
 				})
-				return c, derr
+				return c, err
 			},
 		},
 	}
@@ -166,29 +171,29 @@ func (n *Node) PID() int { return n.cmd.Process.Pid }
 func (n *Node) Running() bool { return n.cmd != nil }
 
 // Kill ends the node as a crash would and waits for its end. Its containers go on.
-func (n *Node) Kill(t testing.TB) {
-	t.Helper()
+func (n *Node) Kill(tb testing.TB) {
+	tb.Helper()
 	if err := n.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	<-n.ended
 	n.cmd = nil
 }
 
 // Stop ends the node by SIGTERM and waits for its end. Its containers go on.
-func (n *Node) Stop(t testing.TB) {
-	t.Helper()
+func (n *Node) Stop(tb testing.TB) {
+	tb.Helper()
 	if err := n.cmd.Process.Signal(unix.SIGTERM); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	select {
 	case err := <-n.ended:
 		n.cmd = nil
 		if err != nil {
-			t.Fatalf("node %s: %v\n%s", n.Name, err, n.Log())
+			tb.Fatalf("node %s: %v\n%s", n.Name, err, n.Log())
 		}
 	case <-time.After(ready):
-		t.Fatalf("node %s does not stop\n%s", n.Name, n.Log())
+		tb.Fatalf("node %s does not stop\n%s", n.Name, n.Log())
 	}
 }
 
@@ -244,13 +249,13 @@ func (n *Node) Mounts() []string {
 	return points
 }
 
-func (n *Node) destroy(t testing.TB) {
+func (n *Node) destroy(tb testing.TB) {
 	if n.cmd != nil {
 		_ = n.cmd.Process.Kill()
 		<-n.ended
 	}
-	if t.Failed() {
-		t.Logf("log of node %s:\n%s", n.Name, n.Log())
+	if tb.Failed() {
+		tb.Logf("log of node %s:\n%s", n.Name, n.Log())
 	}
 	reset := exec.Command(n.binary, "reset", "--force", "--config", n.Path("swarm.yaml"))
 	if n.ns > 0 && isDir(n.Path("data")) {
@@ -259,18 +264,18 @@ func (n *Node) destroy(t testing.TB) {
 			out, err = reset.CombinedOutput()
 			return err
 		}); err != nil {
-			t.Errorf("reset node %s: %v\n%s", n.Name, err, out)
+			tb.Errorf("reset node %s: %v\n%s", n.Name, err, out)
 			n.sweep()
 		}
 	}
 	if n.ns > 0 {
-		n.ns.Close()
+		_ = n.ns.Close()
 	}
 	if n.log != nil {
 		n.log.Close()
 	}
 	if err := os.RemoveAll(n.Dir); err != nil {
-		t.Errorf("remove %s: %v", n.Dir, err)
+		tb.Errorf("remove %s: %v", n.Dir, err)
 	}
 }
 
@@ -289,9 +294,8 @@ func (n *Node) sweep() {
 	for _, pid := range n.Processes() {
 		_ = unix.Kill(pid, unix.SIGKILL)
 	}
-	points := n.Mounts()
-	for i := len(points) - 1; i >= 0; i-- {
-		_ = unix.Unmount(points[i], unix.MNT_DETACH)
+	for _, point := range slices.Backward(n.Mounts()) {
+		_ = unix.Unmount(point, unix.MNT_DETACH)
 	}
 }
 

@@ -72,7 +72,7 @@ func (c *Controller) Prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := c.pull(ctx, req.Image); err != nil {
+	if err = c.pull(ctx, req.Image); err != nil {
 		return err
 	}
 	_, err = c.x.Containers.CreateWith(ctx, c.name, req, containers.Extra{
@@ -232,7 +232,7 @@ func (c *Controller) Shutdown(ctx context.Context) error {
 	if in.State == nil || !in.State.Running {
 		return nil
 	}
-	if err := c.x.Balancer.Activate(ctx, in.ID, false); err != nil && !errdefs.IsNotFound(err) {
+	if err = c.x.Balancer.Activate(ctx, in.ID, false); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("drain %s: %w", c.name, err)
 	}
 	grace := c.grace()

@@ -101,7 +101,7 @@ func TestRequest_IsWhatTheSpecSays(t *testing.T) {
 	}
 	golden := filepath.Join("testdata", "request.json")
 	if *update {
-		if err := os.WriteFile(golden, append(got, '\n'), 0o644); err != nil {
+		if err = os.WriteFile(golden, append(got, '\n'), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}

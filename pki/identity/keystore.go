@@ -91,7 +91,7 @@ func open(dir string, fill func(*Keystore) error) (*Keystore, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open keystore: %w", err)
 	}
-	if err := unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err = unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		_ = d.Close()
 		return nil, fmt.Errorf("open keystore: another process uses %s: %w", dir, err)
 	}
@@ -101,7 +101,7 @@ func open(dir string, fill func(*Keystore) error) (*Keystore, error) {
 		return nil, fmt.Errorf("open keystore: %w", err)
 	}
 	k := &Keystore{dir: d, root: root}
-	if err := fill(k); err != nil {
+	if err = fill(k); err != nil {
 		_ = k.Close()
 		return nil, fmt.Errorf("open keystore: %w", err)
 	}
