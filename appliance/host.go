@@ -187,8 +187,11 @@ func (h *host) describe(tls swarm.TLSInfo) swarm.NodeDescription {
 			EngineVersion: Version,
 			Labels:        h.labels,
 			Plugins: []swarm.PluginDescription{
-				{Type: "Log", Name: "json-file"}, {Type: "Log", Name: "local"},
-				{Type: "Network", Name: "bridge"}, {Type: "Network", Name: "host"}, {Type: "Network", Name: "null"},
+				{Type: "Log", Name: "json-file"},
+				{Type: "Log", Name: "local"},
+				{Type: "Network", Name: "bridge"},
+				{Type: "Network", Name: "host"},
+				{Type: "Network", Name: "null"},
 				{Type: "Volume", Name: "local"},
 			},
 		},

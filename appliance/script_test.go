@@ -15,11 +15,11 @@ func TestScripts(t *testing.T) {
 }
 
 // dockerCLI is the path of the docker command line.
-func dockerCLI(t testing.TB) string {
-	t.Helper()
+func dockerCLI(tb testing.TB) string {
+	tb.Helper()
 	out, err := exec.Command("../.ci/docker-cli").Output()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return strings.TrimSpace(string(out))
 }

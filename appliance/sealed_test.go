@@ -84,11 +84,11 @@ type discard struct{ testing.TB }
 func (discard) Errorf(string, ...any) {}
 
 // search reports the files below dir, on dir's own file system, that hold needle.
-func search(t testing.TB, dir, needle string) (found int) {
-	t.Helper()
+func search(tb testing.TB, dir, needle string) (found int) {
+	tb.Helper()
 	var root unix.Stat_t
 	if err := unix.Stat(dir, &root); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -102,7 +102,7 @@ func search(t testing.TB, dir, needle string) (found int) {
 			return err
 		}
 		if strings.Contains(path, needle) {
-			t.Errorf("name of %s holds %s", path, needle)
+			tb.Errorf("name of %s holds %s", path, needle)
 			found++
 		}
 		if !d.Type().IsRegular() || filepath.Base(path) == "skep" {
@@ -113,13 +113,13 @@ func search(t testing.TB, dir, needle string) (found int) {
 			return err
 		}
 		if bytes.Contains(data, []byte(needle)) {
-			t.Errorf("%s holds %s", path, needle)
+			tb.Errorf("%s holds %s", path, needle)
 			found++
 		}
 		return nil
 	})
-	if err != nil && context.Cause(t.Context()) == nil {
-		t.Fatal(err)
+	if err != nil && context.Cause(tb.Context()) == nil {
+		tb.Fatal(err)
 	}
 	return found
 }

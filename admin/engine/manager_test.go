@@ -336,9 +336,9 @@ func (m *manager) initialise(tb testing.TB) {
 	}
 }
 
-func (m *manager) client(tb testing.TB, opts ...client.Opt) *client.Client {
+func (m *manager) client(tb testing.TB) *client.Client {
 	tb.Helper()
-	c, err := client.New(append([]client.Opt{client.WithHost("unix://" + m.socket)}, opts...)...)
+	c, err := client.New(client.WithHost("unix://" + m.socket))
 	if err != nil {
 		tb.Fatal(err)
 	}

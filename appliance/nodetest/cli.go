@@ -19,6 +19,7 @@ type CLI struct {
 // CLI makes one; path is the docker program. It has a configuration, and so
 // registry logins, of its own.
 func (n *Node) CLI(tb testing.TB, path string) *CLI {
+	tb.Helper()
 	return &CLI{tb: tb, path: path, env: append(os.Environ(), "DOCKER_HOST="+n.Host(), "DOCKER_CONFIG="+tb.TempDir(), "TERM=xterm")}
 }
 

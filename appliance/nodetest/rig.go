@@ -176,7 +176,7 @@ func (n *Node) Kill(tb testing.TB) {
 	if err := n.cmd.Process.Kill(); err != nil {
 		tb.Fatal(err)
 	}
-	<-n.ended
+	_ = <-n.ended
 	n.cmd = nil
 }
 
@@ -250,9 +250,10 @@ func (n *Node) Mounts() []string {
 }
 
 func (n *Node) destroy(tb testing.TB) {
+	tb.Helper()
 	if n.cmd != nil {
 		_ = n.cmd.Process.Kill()
-		<-n.ended
+		_ = <-n.ended
 	}
 	if tb.Failed() {
 		tb.Logf("log of node %s:\n%s", n.Name, n.Log())

@@ -36,6 +36,7 @@ func Scripts(t *testing.T, dir, binary, docker string) {
 type nodeKey struct{}
 
 func setup(t *testing.T, e *testscript.Env, binary, docker string) error {
+	t.Helper()
 	text, err := os.ReadFile(filepath.Join(e.WorkDir, "swarm.yaml"))
 	if os.IsNotExist(err) {
 		text, err = []byte(File), nil
@@ -161,8 +162,8 @@ func isFile(path string) bool {
 
 func run(ts *testscript.TestScript, neg bool, args []string) {
 	out, errs, err := output(ts, args)
-	io.WriteString(ts.Stdout(), out)
-	io.WriteString(ts.Stderr(), errs)
+	fmt.Fprint(ts.Stdout(), out)
+	fmt.Fprint(ts.Stderr(), errs)
 	switch {
 	case err != nil && !neg:
 		ts.Fatalf("%s: %v\n%s%s", strings.Join(args, " "), err, out, errs)
@@ -200,7 +201,7 @@ func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 			out, errs, err = output(ts, args[1:])
 		}
 		if err == nil && (len(want.FindAllString(out, -1)) >= count) != neg {
-			io.WriteString(ts.Stdout(), out)
+			fmt.Fprint(ts.Stdout(), out)
 			return
 		}
 	}
@@ -226,7 +227,7 @@ func get(ts *testscript.TestScript, url string) (string, error) {
 
 func cmdGet(ts *testscript.TestScript, neg bool, args []string) {
 	out, err := get(ts, args[0])
-	io.WriteString(ts.Stdout(), out)
+	fmt.Fprint(ts.Stdout(), out)
 	if (err != nil) != neg {
 		ts.Fatalf("get %s: %v", args[0], err)
 	}
