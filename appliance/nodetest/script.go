@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -68,9 +69,11 @@ type command = func(ts *testscript.TestScript, neg bool, args []string)
 //	get URL                       print what a GET from the node's namespace answers
 //	setid NAME COMMAND…           set an environment variable to what it prints
 //	busybox                       load the image busybox:latest
+//	busyboxarchive FILE           write the same image as an archive below the node's directory
 //	inorder                       stdout is "line 0", "line 1" and so on without a gap
 //	restarts N                    kill and start the node N times
 //	pause DURATION                let time pass
+//	traces KIND…                  what clean looks for is there, of each kind
 //	clean                         nothing of any container is left on the machine
 //	gone                          nothing of the node is left on the machine
 func commands() map[string]command {
@@ -91,6 +94,11 @@ func commands() map[string]command {
 			BusyboxArchive(tb{ts: ts}, archive)
 			run(ts, false, []string{"docker", "load", "-q", "-i", archive})
 		},
+		"busyboxarchive": func(ts *testscript.TestScript, _ bool, args []string) {
+			path := node(ts).Path(args[0])
+			ts.Check(os.MkdirAll(filepath.Dir(path), 0o755))
+			BusyboxArchive(tb{ts: ts}, path)
+		},
 		"inorder":  cmdInOrder,
 		"restarts": cmdRestarts,
 		"pause": func(ts *testscript.TestScript, _ bool, args []string) {
@@ -99,6 +107,14 @@ func commands() map[string]command {
 			time.Sleep(d)
 		},
 		"clean": cmdClean,
+		"traces": func(ts *testscript.TestScript, _ bool, args []string) {
+			left := node(ts).Leftovers()
+			for _, kind := range args {
+				if !slices.ContainsFunc(left, func(s string) bool { return strings.Contains(s, kind) }) {
+					ts.Fatalf("no %s among\n%s", kind, strings.Join(left, "\n"))
+				}
+			}
+		},
 		"gone": func(ts *testscript.TestScript, _ bool, _ []string) {
 			if left := node(ts).Traces(); len(left) > 0 {
 				ts.Fatalf("left behind:\n%s", strings.Join(left, "\n"))

@@ -6,12 +6,18 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/swarm"
 
 	"skep/store/object"
 )
+
+// startPoll is how often a container that is to be followed is looked at until
+// it starts.
+const startPoll = 50 * time.Millisecond
 
 // Executor makes controllers for the tasks of this node.
 type Executor struct {
@@ -66,20 +72,53 @@ func (x *Executor) Retain(ctx context.Context, ids []string) error {
 	return nil
 }
 
-// TaskLogs reads what the task's container on this node wrote.
+// TaskLogs reads what the task's container on this node wrote. Following waits
+// for a container that is not started yet.
 func (x *Executor) TaskLogs(ctx context.Context, task *object.Task, q object.LogQuery) iter.Seq2[object.LogLine, error] {
 	return func(yield func(object.LogLine, error) bool) {
-		list, err := x.Containers.List(ctx, true, false)
-		if err != nil {
-			yield(object.LogLine{}, err)
-			return
+		id, err := x.containerOf(ctx, task.ID)
+		if err == nil && id != "" && q.Follow {
+			err = x.awaitStart(ctx, id)
 		}
-		for _, c := range list {
-			if c.Labels[labelTaskID] != task.ID {
-				continue
-			}
-			x.Logs.Logs(ctx, c.ID, q)(yield)
-			return
+		switch {
+		case err != nil:
+			yield(object.LogLine{}, err)
+		case id != "":
+			x.Logs.Logs(ctx, id, q)(yield)
+		}
+	}
+}
+
+// containerOf is the ID of a task's container, empty if it has none here.
+func (x *Executor) containerOf(ctx context.Context, task string) (string, error) {
+	list, err := x.Containers.List(ctx, true, false)
+	if err != nil {
+		return "", err
+	}
+	for _, c := range list {
+		if c.Labels[labelTaskID] == task {
+			return c.ID, nil
+		}
+	}
+	return "", nil
+}
+
+// awaitStart returns when the container was started, or is gone.
+func (x *Executor) awaitStart(ctx context.Context, id string) error {
+	tick := time.NewTicker(startPoll)
+	defer tick.Stop()
+	for {
+		in, err := x.Containers.Inspect(ctx, id, false)
+		if err != nil {
+			return err
+		}
+		if in.State == nil || in.State.Status != container.StateCreated {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
 	}
 }
