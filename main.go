@@ -9,11 +9,11 @@ import (
 
 	"skep/admin/cli"
 	"skep/appliance"
-	"skep/exec/containers"
+	"skep/exec/doors"
 )
 
 func main() {
-	if code, taken := containers.Door(); taken {
+	if code, taken := doors.Door(); taken {
 		os.Exit(code)
 	}
 	os.Exit(cli.Run(context.Background(), cli.Config{

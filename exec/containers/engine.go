@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -19,6 +18,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 	"golang.org/x/sys/unix"
 
+	"skep/exec/doors"
 	"skep/exec/images"
 	"skep/exec/runspec"
 	"skep/exec/volumes"
@@ -77,13 +77,7 @@ type Extra struct {
 }
 
 // File is a file that is given to a container.
-type File struct {
-	// Target is an absolute path in the container.
-	Target   string
-	Data     []byte
-	UID, GID int
-	Mode     fs.FileMode
-}
+type File = doors.File
 
 // Engine runs containers. Its methods may be called from any goroutine.
 type Engine struct {

@@ -18,6 +18,7 @@ import (
 	"github.com/moby/moby/api/types/events"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"skep/exec/doors"
 	"skep/exec/runspec"
 	"skep/exec/shim"
 	"skep/exec/stdio"
@@ -183,7 +184,7 @@ func (e *Engine) spawnExec(ctx context.Context, x *execution, run string, size [
 	})
 }
 
-func (e *Engine) execJob(x *execution, run string, size [2]uint) job {
+func (e *Engine) execJob(x *execution, run string, size [2]uint) doors.Job {
 	r := x.box.rec()
 	p := &specs.Process{
 		Terminal: x.req.Tty, Args: x.req.Cmd,
@@ -200,7 +201,7 @@ func (e *Engine) execJob(x *execution, run string, size [2]uint) job {
 		all := e.machine.Capabilities
 		p.Capabilities = &specs.LinuxCapabilities{Bounding: all, Permitted: all, Effective: all}
 	}
-	j := job{ID: r.ID, RunDir: run, StateRoot: e.stateRoot(), Process: p, User: r.Config.User, Groups: r.Host.GroupAdd}
+	j := doors.Job{ID: r.ID, RunDir: run, StateRoot: e.stateRoot(), Process: p, User: r.Config.User, Groups: r.Host.GroupAdd}
 	if x.req.User != "" {
 		j.User, j.Groups = x.req.User, nil
 	}

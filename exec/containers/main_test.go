@@ -28,13 +28,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"skep/exec/containers"
+	"skep/exec/doors"
 	"skep/exec/images"
 	"skep/exec/volumes"
 	"skep/store/object"
 )
 
 func TestMain(m *testing.M) {
-	if code, taken := containers.Door(); taken {
+	if code, taken := doors.Door(); taken {
 		os.Exit(code) //nolint:forbidigo // this is the main of a creator
 	}
 	if dir := os.Getenv("SKEP_TEST_NODE"); dir != "" {
@@ -57,8 +58,8 @@ type world struct {
 	events []events.Message
 }
 
-// built holds what the tests run: guest in the containers, and doors, the
-// smallest program that has our doors, as the shims' binary.
+// built holds what the tests run: guest in the containers, and the
+// runtime program as the shims' binary.
 // SKEP_TEST_BUILT is where they are on a machine that has no Go.
 var built = sync.OnceValues(func() (dir string, err error) {
 	if dir = os.Getenv("SKEP_TEST_BUILT"); dir != "" {
@@ -66,10 +67,10 @@ var built = sync.OnceValues(func() (dir string, err error) {
 	}
 	dir = buildDir()
 	for name, args := range map[string][]string{
-		"guest": {"CGO_ENABLED=0"},
-		"doors": {"CGO_ENABLED=1", "-tags", "seccomp netgo osusergo", "-ldflags", "-s -w -linkmode external -extldflags -static"},
+		"./testdata/guest": {"CGO_ENABLED=0"},
+		"../doors/runtime": {"CGO_ENABLED=1", "-tags", "seccomp netgo osusergo", "-ldflags", "-s -w -linkmode external -extldflags -static"},
 	} {
-		args = append(args, "-o", filepath.Join(dir, name, "skep"), "./testdata/"+name)
+		args = append(args, "-o", filepath.Join(dir, filepath.Base(name), "skep"), name)
 		cmd := exec.Command("go", append([]string{"build"}, args[1:]...)...)
 		cmd.Env = append(os.Environ(), args[0])
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -130,7 +131,7 @@ func newWorld(tb testing.TB) *world {
 	if err := errors.Join(
 		os.Link(bin, filepath.Join(w.root, "guest")),
 		os.Mkdir(filepath.Join(w.dir, "bin"), 0o755),
-		os.Link(binary(tb, "doors"), filepath.Join(w.dir, "bin", "skep")),
+		os.Link(binary(tb, "runtime"), filepath.Join(w.dir, "bin", "skep")),
 	); err != nil {
 		tb.Fatal(err)
 	}

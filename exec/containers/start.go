@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/events"
 
+	"skep/exec/doors"
 	"skep/exec/runspec"
 	"skep/exec/shim"
 	"skep/store/object"
@@ -101,10 +102,10 @@ func (e *Engine) launch(ctx context.Context, c *instance) (*shim.Process, error)
 	if err = errors.Join(os.RemoveAll(run), os.MkdirAll(filepath.Join(run, "files"), 0o711)); err != nil {
 		return nil, fmt.Errorf("make run directory: %w", err)
 	}
-	j := job{
+	j := doors.Job{
 		ID: c.id, RunDir: run, StateRoot: e.stateRoot(),
 		Process: spec.Process, User: r.Config.User, Groups: r.Host.GroupAdd,
-		Root: &rootJob{
+		Root: &doors.Root{
 			Spec: spec, Lower: append(slices.Clone(rootfs.Lower), filepath.Join(e.dir(c.id), "lower")),
 			Upper: filepath.Join(e.dir(c.id), "upper"), Work: filepath.Join(e.dir(c.id), "work"),
 			Files: r.Extra.Files, FilesDir: filepath.Join(run, "files"),
@@ -112,7 +113,7 @@ func (e *Engine) launch(ctx context.Context, c *instance) (*shim.Process, error)
 	}
 	for _, m := range r.Mounts {
 		if m.Volume != "" && m.Fill {
-			j.Root.CopyUp = append(j.Root.CopyUp, copyUp{Volume: m.Mount.Source, Target: m.Mount.Target})
+			j.Root.CopyUp = append(j.Root.CopyUp, doors.CopyUp{Volume: m.Mount.Source, Target: m.Mount.Target})
 		}
 	}
 	spec.Process = nil // it is in the job already
@@ -137,7 +138,7 @@ func (e *Engine) launch(ctx context.Context, c *instance) (*shim.Process, error)
 	return proc, nil
 }
 
-func (e *Engine) plan(r *record, j *job) (shim.Plan, error) {
+func (e *Engine) plan(r *record, j *doors.Job) (shim.Plan, error) {
 	data, err := json.Marshal(j)
 	if err != nil {
 		return shim.Plan{}, fmt.Errorf("write job: %w", err)

@@ -10,7 +10,7 @@ import (
 )
 
 // Generate makes a container's specification. Its process has no user yet:
-// only the root file system knows the names; see [LookupUser]. Warnings are
+// only the root file system knows the names; see exec/doors. Warnings are
 // about what was asked for and is not possible on this node.
 func Generate(in *Input) (_ *specs.Spec, warnings []string, err error) {
 	warn := func(text string) { warnings = append(warnings, text) }

@@ -1,4 +1,4 @@
-package containers_test
+package doors_test
 
 import (
 	"encoding/json"
@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/moby/moby/api/types/container"
 
-	"skep/exec/containers"
+	"skep/exec/doors"
 	"skep/exec/runspec"
 )
 
@@ -42,7 +42,7 @@ func TestConfig_Golden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			cfg, err := containers.Convert(in.ID, spec)
+			cfg, err := doors.Convert(in.ID, spec)
 			if err != nil {
 				t.Fatal(err)
 			}

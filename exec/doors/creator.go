@@ -1,4 +1,4 @@
-package containers
+package doors
 
 import (
 	"fmt"
@@ -11,13 +11,11 @@ import (
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
-
-	"skep/exec/runspec"
 )
 
 // create makes a container whose process is not started yet. It runs in a
 // mount namespace that only the container will share.
-func (j *job) create() (*libcontainer.Container, error) {
+func (j *Job) create() (*libcontainer.Container, error) {
 	root := j.Root.Spec.Root.Path
 	if err := mountRoot(root, j.Root); err != nil {
 		return nil, err
@@ -30,7 +28,7 @@ func (j *job) create() (*libcontainer.Container, error) {
 			return nil, err
 		}
 	}
-	if err := j.lookupUser(root); err != nil {
+	if err := j.findUser(root); err != nil {
 		return nil, err
 	}
 	j.Root.Spec.Process = j.Process
@@ -50,7 +48,7 @@ func convert(id string, spec *specs.Spec) (*configs.Config, error) {
 	return cfg, nil
 }
 
-func (j *job) join() (*libcontainer.Container, error) {
+func (j *Job) join() (*libcontainer.Container, error) {
 	box, err := libcontainer.Load(j.StateRoot, j.ID)
 	if err != nil {
 		return nil, err
@@ -59,16 +57,16 @@ func (j *job) join() (*libcontainer.Container, error) {
 	if err != nil {
 		return nil, err
 	}
-	return box, j.lookupUser("/proc/" + strconv.Itoa(state.InitProcessPid) + "/root")
+	return box, j.findUser("/proc/" + strconv.Itoa(state.InitProcessPid) + "/root")
 }
 
-func (j *job) lookupUser(root string) error {
+func (j *Job) findUser(root string) error {
 	d, err := os.Open(root)
 	if err != nil {
 		return fmt.Errorf("look up user: %w", err)
 	}
 	defer d.Close()
-	u, err := runspec.LookupUser(accounts{d}, j.User, j.Groups)
+	u, err := LookupUser(accounts{d}, j.User, j.Groups)
 	if err != nil {
 		return err
 	}

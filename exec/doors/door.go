@@ -1,4 +1,4 @@
-package containers
+package doors
 
 import (
 	"encoding/json"
@@ -9,7 +9,6 @@ import (
 	_ "github.com/opencontainers/cgroups/devices" // or no container starts: device rules
 	"github.com/opencontainers/runc/libcontainer"
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // enters namespaces before Go starts
-	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"skep/exec/shim"
 )
@@ -27,34 +26,9 @@ func Door() (code int, taken bool) {
 	return creator(), true
 }
 
-// job is what the node tells a creator. It never touches a disk.
-type job struct {
-	ID string
-	// RunDir is the shim's, StateRoot is libcontainer's.
-	RunDir, StateRoot string
-	Process           *specs.Process
-	// User and Groups are looked up in the container's root.
-	User   string
-	Groups []string
-	// Root is nil for a process that joins a container.
-	Root *rootJob
-}
-
-// rootJob is what is there to be made before a container's first process.
-type rootJob struct {
-	Spec *specs.Spec
-	// Lower are the image's layers, the topmost first.
-	Lower       []string
-	Upper, Work string
-	Files       []File
-	// FilesDir is where their tmpfs is mounted.
-	FilesDir string
-	CopyUp   []copyUp
-}
-
 func creator() int {
 	data, err := shim.ReadJob()
-	var j job
+	var j Job
 	if err == nil {
 		err = json.Unmarshal(data, &j)
 	}
@@ -72,7 +46,7 @@ func creator() int {
 	return 0
 }
 
-func (j *job) do(c *shim.Creator) (err error) {
+func (j *Job) do(c *shim.Creator) (err error) {
 	var box *libcontainer.Container
 	if j.Root != nil {
 		box, err = j.create()

@@ -1,4 +1,4 @@
-package containers
+package doors
 
 import (
 	"errors"
@@ -16,7 +16,7 @@ import (
 )
 
 // mountRoot mounts the image's layers and the writable one at root.
-func mountRoot(root string, r *rootJob) error {
+func mountRoot(root string, r *Root) error {
 	opts := overlayOptions(r.Lower, r.Upper, r.Work)
 	if len(opts) >= os.Getpagesize() {
 		// mount(2) takes one page: the layers get short names.
@@ -52,7 +52,7 @@ const secretsDir = "/run/secrets"
 
 // placeFiles puts the files on a tmpfs that nothing but the container sees,
 // and has them mounted read-only.
-func placeFiles(r *rootJob) error {
+func placeFiles(r *Root) error {
 	if len(r.Files) == 0 {
 		return nil
 	}
@@ -96,13 +96,7 @@ func (f *File) write(at string) error {
 	return errors.Join(os.Chown(at, f.UID, f.GID), os.Chmod(at, f.Mode.Perm()))
 }
 
-// copyUp fills a new volume with what the image has at its place.
-type copyUp struct {
-	Volume string // directory on the node
-	Target string // path in the container
-}
-
-func (c copyUp) do(root string) error {
+func (c CopyUp) do(root string) error {
 	if empty, err := isEmpty(c.Volume); err != nil || !empty {
 		return err
 	}

@@ -1,16 +1,14 @@
-package runspec
+package doors
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
-
-	"skep/store/object"
 )
 
 // Accounts opens a root file system's files of users and groups. A file that
@@ -64,7 +62,7 @@ func LookupUser(a Accounts, text string, more []string) (specs.User, error) {
 		if n, ok := found[g]; ok {
 			return n, nil
 		}
-		return 0, object.Errorf(errdefs.ErrInvalidArgument, "unable to find group %s: no matching entries in group file", g)
+		return 0, fmt.Errorf("unable to find group %s: no matching entries in group file", g)
 	}
 	if hasGroup && group != "" {
 		if u.GID, err = resolve(group); err != nil {
@@ -109,7 +107,7 @@ func lookupPasswd(r io.Reader, name string) (u specs.User, login string, err err
 		u.UID, u.GID, login, done = id, gid, f[0], true
 	})
 	if !done && !numeric {
-		return u, "", object.Errorf(errdefs.ErrInvalidArgument, "unable to find user %s: no matching entries in passwd file", name)
+		return u, "", fmt.Errorf("unable to find user %s: no matching entries in passwd file", name)
 	}
 	return u, login, nil
 }

@@ -1,4 +1,4 @@
-package containers
+package doors
 
 // Convert is the way from a specification to the runtime's configuration.
 var Convert = convert
