@@ -161,14 +161,15 @@ func (h *host) Version(context.Context) (system.VersionResponse, error) {
 		MinAPIVersion: minAPIVersion,
 		Os:            "linux",
 		Arch:          runtime.GOARCH,
+		GitCommit:     Commit,
 		GoVersion:     runtime.Version(),
 		KernelVersion: h.kernel,
 		Components: []system.ComponentVersion{{
-			Name:    "Skep",
+			Name:    "Engine",
 			Version: Version,
 			Details: map[string]string{
 				"ApiVersion": apiVersion, "MinAPIVersion": minAPIVersion, "Arch": runtime.GOARCH, "Os": "linux",
-				"GoVersion": runtime.Version(), "KernelVersion": h.kernel, "Experimental": "false",
+				"GitCommit": Commit, "GoVersion": runtime.Version(), "KernelVersion": h.kernel, "Experimental": "false",
 			},
 		}},
 	}, nil

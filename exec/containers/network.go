@@ -52,8 +52,8 @@ func (e *Engine) connect(ctx context.Context, r *record) (object.Attachment, err
 		}
 		return e.cfg.Networks.Connect(ctx, object.Endpoint{
 			ID: r.ID, Network: name, Ports: ports,
-			// What has a health check gets no connections before it is healthy.
-			Inactive: len(probe(&r.Config)) > 0 && slices.ContainsFunc(ports, func(p object.Port) bool { return p.Shared }),
+			// Whoever shares a port is asked to serve only when it can.
+			Inactive: slices.ContainsFunc(ports, func(p object.Port) bool { return p.Shared }),
 		})
 	}
 	other, err := e.find(r.Host.NetworkMode.ConnectedContainer())

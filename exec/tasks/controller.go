@@ -3,7 +3,6 @@ package tasks
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"strconv"
 	"time"
@@ -43,11 +42,6 @@ type Containers interface {
 type Images interface {
 	Pull(ctx context.Context, ref, platform string, auth *registry.AuthConfig, progress func(jsonstream.Message)) error
 	Inspect(ctx context.Context, ref string) (image.InspectResponse, error)
-}
-
-// Balancer takes a container in or out of the balancing of its service's ports.
-type Balancer interface {
-	Activate(ctx context.Context, id string, active bool) error
 }
 
 // Controller drives the container of one task. Its methods are called one at
@@ -113,13 +107,12 @@ func (c *Controller) Start(ctx context.Context) error {
 			return err
 		}
 	}
-	if in.Config == nil || !checked(in.Config.Healthcheck) {
-		return nil
+	if in.Config != nil && checked(in.Config.Healthcheck) {
+		if err := c.awaitHealth(ctx); err != nil {
+			return err
+		}
 	}
-	if err := c.awaitHealth(ctx); err != nil {
-		return err
-	}
-	return c.x.Balancer.Activate(ctx, in.ID, true)
+	return c.awaitListen(ctx)
 }
 
 // awaitHealth returns nil when the container is healthy, and an error when it
@@ -194,12 +187,9 @@ func (c *Controller) Wait(ctx context.Context) error {
 		_, err := await(waitCtx)
 		exits <- err
 	}()
-	var ticks <-chan time.Time
-	if in.Config != nil && checked(in.Config.Healthcheck) {
-		tick := time.NewTicker(healthPoll)
-		defer tick.Stop()
-		ticks = tick.C
-	}
+	tick := time.NewTicker(healthPoll)
+	defer tick.Stop()
+	hasCheck, joined := in.Config != nil && checked(in.Config.Healthcheck), false
 	for {
 		select {
 		case err := <-exits:
@@ -211,7 +201,16 @@ func (c *Controller) Wait(ctx context.Context) error {
 				return err
 			}
 			return ended(in.State)
-		case <-ticks:
+		case <-tick.C:
+			if !joined {
+				if joined, err = c.join(ctx); err != nil {
+					c.logger.WarnContext(ctx, "could not ask the container to serve", "err", err)
+				}
+			}
+			if joined && !hasCheck {
+				tick.Stop()
+				continue
+			}
 			if state, err := c.health(ctx); err == nil && state == container.Unhealthy {
 				return c.unhealthy(ctx)
 			}
@@ -219,8 +218,8 @@ func (c *Controller) Wait(ctx context.Context) error {
 	}
 }
 
-// Shutdown takes the container out of the balancing, so that no new connection
-// reaches it, and stops it: its stop signal, then, after its grace period, a kill.
+// Shutdown drains the container of connections and stops it: its stop signal,
+// then, after its grace period, a kill.
 func (c *Controller) Shutdown(ctx context.Context) error {
 	in, err := c.x.Containers.Inspect(ctx, c.name, false)
 	if errdefs.IsNotFound(err) {
@@ -232,8 +231,8 @@ func (c *Controller) Shutdown(ctx context.Context) error {
 	if in.State == nil || !in.State.Running {
 		return nil
 	}
-	if err = c.x.Balancer.Activate(ctx, in.ID, false); err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("drain %s: %w", c.name, err)
+	if err = c.drain(ctx, in.ID); err != nil {
+		return err
 	}
 	grace := c.grace()
 	err = c.x.Containers.Stop(ctx, c.name, "", &grace)
