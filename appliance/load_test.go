@@ -75,12 +75,16 @@ func startLoad(n *nodetest.Node, clients int) *load {
 	return l
 }
 
+// fetch is nil if the page is answered with 200.
 func fetch(client *http.Client, url string) error {
 	resp, err := client.Get(url)
 	if err != nil {
 		return err
 	}
 	_, err = io.Copy(io.Discard, resp.Body)
+	if resp.StatusCode != http.StatusOK {
+		err = errors.Join(err, errors.New(resp.Status))
+	}
 	return errors.Join(err, resp.Body.Close())
 }
 

@@ -56,6 +56,25 @@ type Node struct {
 // its node file; {{dir}} in it stands for Dir. It is not started.
 func New(tb testing.TB, binary, name, file string) *Node {
 	tb.Helper()
+	ns, err := newNamespace()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return newNode(tb, ns, binary, name, file)
+}
+
+// Beside makes another node in n's network namespace.
+func (n *Node) Beside(tb testing.TB, name, file string) *Node {
+	tb.Helper()
+	fd, err := unix.Dup(int(n.ns))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return newNode(tb, netns.NsHandle(fd), n.binary, name, file)
+}
+
+func newNode(tb testing.TB, ns netns.NsHandle, binary, name, file string) *Node {
+	tb.Helper()
 	if os.Getuid() != 0 {
 		tb.Fatal("nodes need root")
 	}
@@ -64,13 +83,10 @@ func New(tb testing.TB, binary, name, file string) *Node {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	n := &Node{Name: name, Dir: dir, binary: binary}
+	n := &Node{Name: name, Dir: dir, binary: binary, ns: ns}
 	tb.Cleanup(func() { n.destroy(tb) })
 	n.WriteFile(tb, file)
 	if n.log, err = os.Create(filepath.Join(dir, "log")); err != nil {
-		tb.Fatal(err)
-	}
-	if n.ns, err = newNamespace(); err != nil {
 		tb.Fatal(err)
 	}
 	return n
