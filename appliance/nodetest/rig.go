@@ -192,7 +192,7 @@ func (n *Node) Kill(tb testing.TB) {
 	if err := n.cmd.Process.Kill(); err != nil {
 		tb.Fatal(err)
 	}
-	_ = <-n.ended
+	tb.Logf("node %s: %v", n.Name, <-n.ended)
 	n.cmd = nil
 }
 
@@ -269,7 +269,7 @@ func (n *Node) destroy(tb testing.TB) {
 	tb.Helper()
 	if n.cmd != nil {
 		_ = n.cmd.Process.Kill()
-		_ = <-n.ended
+		tb.Logf("node %s: %v", n.Name, <-n.ended)
 	}
 	if tb.Failed() {
 		tb.Logf("log of node %s:\n%s", n.Name, n.Log())

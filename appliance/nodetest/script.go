@@ -132,6 +132,7 @@ type tb struct {
 func (t tb) Helper()                   {}
 func (t tb) Fatal(args ...any)         { t.ts.Fatalf("%s", fmt.Sprint(args...)) }
 func (t tb) Fatalf(f string, a ...any) { t.ts.Fatalf(f, a...) }
+func (t tb) Logf(f string, a ...any)   { t.ts.Logf(f, a...) }
 
 func cmdNode(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 1 {

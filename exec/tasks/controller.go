@@ -184,20 +184,19 @@ func (c *Controller) Wait(ctx context.Context) error {
 	defer cancel()
 	// The goroutine ends with the container or with waitCtx.
 	go func() {
-		_, err := await(waitCtx)
-		exits <- err
+		_, failed := await(waitCtx)
+		exits <- failed
 	}()
 	tick := time.NewTicker(healthPoll)
 	defer tick.Stop()
 	hasCheck, joined := in.Config != nil && checked(in.Config.Healthcheck), false
 	for {
 		select {
-		case err := <-exits:
+		case err = <-exits:
 			if err != nil {
 				return err
 			}
-			in, err := c.x.Containers.Inspect(ctx, c.name, false)
-			if err != nil {
+			if in, err = c.x.Containers.Inspect(ctx, c.name, false); err != nil {
 				return err
 			}
 			return ended(in.State)
