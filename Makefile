@@ -2,13 +2,17 @@
 TAGS := seccomp netgo osusergo
 VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo dev)
 COMMIT ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X skep/appliance.Version=$(VERSION) -X skep/appliance.Commit=$(COMMIT) -linkmode external -extldflags -static
+STATIC := -s -w -linkmode external -extldflags -static
+LDFLAGS := -X skep/appliance.Version=$(VERSION) -X skep/appliance.Commit=$(COMMIT) $(STATIC)
+export CGO_ENABLED := 1
 
 .PHONY: build demo test bench lint fuzz
 
-build: ## bin/skep, static
+build: ## bin/skep, static, with the program that containers start from in it
 	.ci/packages libseccomp-dev
-	CGO_ENABLED=1 go build -trimpath -tags "$(TAGS)" -ldflags "$(LDFLAGS)" -o bin/skep .
+	go build -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(STATIC)" -o exec/embedded/skep ./exec/doors/runtime
+	cd exec/embedded && sha256sum skep >skep.sha256 && gzip -fn skep
+	go build -trimpath -tags "$(TAGS) embedded" -ldflags "$(LDFLAGS)" -o bin/skep .
 
 demo: build ## a node, a service, a page; ctrl-C cleans up
 	.ci/demo

@@ -16,6 +16,7 @@ import (
 	"skep/admin/engine"
 	"skep/appliance/config"
 	"skep/exec/containers"
+	"skep/exec/embedded"
 	"skep/exec/images"
 	"skep/exec/registry"
 	"skep/exec/shim"
@@ -33,7 +34,7 @@ type node struct {
 	dir        *dataDir
 	keys       *identity.Keystore
 	host       *host
-	exe        string // the copy of the binary that containers start from
+	exe        string // what containers start from
 	journal    *engine.Journal
 	networks   *attach.Attach
 	images     *images.Store
@@ -69,7 +70,7 @@ func (n *node) runtime() []step {
 	return []step{
 		{"data directory", n.openDir},
 		{"keystore", n.openKeys},
-		{"copy of the binary", n.install},
+		{"runtime program", n.install},
 		{"network", n.openNetworks},
 		{"images", n.openImages},
 		{"containers", n.openContainers},
@@ -123,9 +124,14 @@ func (n *node) openKeys(context.Context) (err error) {
 	return err
 }
 
-// install places the copy. It is also what the image skep/hello is made of.
+// install places what containers start from: the small program that this
+// binary carries, or else the binary itself.
 func (n *node) install(context.Context) (err error) {
-	n.exe, err = shim.Install(n.dir.join("bin"), Version)
+	var program shim.Program = shim.Self{}
+	if p, ok := embedded.Find(); ok {
+		program = p
+	}
+	n.exe, err = shim.Install(n.dir.join("bin"), Version, program)
 	return err
 }
 
@@ -148,7 +154,7 @@ func (n *node) openImages(context.Context) (err error) {
 	n.images, err = images.Open(images.Config{
 		Dir:        n.dir.join("images"),
 		Registries: hosts,
-		Hello:      func() string { return n.exe },
+		Hello:      func() string { return "/proc/self/exe" }, // also when its path holds a newer one
 		InUse:      n.usersOf,
 		Publish:    n.journal.Publish,
 		Logger:     n.logger.With("part", "images"),

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/moby/profiles/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"skep/appliance/nodetest"
 	"skep/exec/containers"
 	"skep/exec/runspec"
 	"skep/store/object"
@@ -33,16 +35,21 @@ func (f *firstByte) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// BenchmarkStart is the time from the creation of a container to the first
-// byte that it writes, beside that of Debian's runc with the same rootfs and
-// namespaces: once with the same specification, once with the whole of
-// Docker's seccomp profile. Ours includes mounting the root file system and
-// making the network namespace.
-func BenchmarkStart(b *testing.B) {
+// benchWorld is a world whose shims run from what SKEP_BINARY, the real
+// binary, installs when it boots.
+func benchWorld(b *testing.B) (*world, *containers.Engine) {
+	b.Helper()
 	w := newWorld(b)
 	if exe := os.Getenv("SKEP_BINARY"); exe != "" {
+		n := nodetest.New(b, exe, "bench", nodetest.File)
+		n.Start(b)
+		found, err := filepath.Glob(n.Path("data", "bin", "*", "skep"))
+		if err != nil || len(found) != 1 {
+			b.Fatalf("the node installed %v, %v", found, err)
+		}
+		data, err := os.ReadFile(found[0])
+		n.Stop(b)
 		at := filepath.Join(w.dir, "bin", "skep")
-		data, err := os.ReadFile(exe)
 		if err = errors.Join(err, os.Remove(at), os.WriteFile(at, data, 0o755)); err != nil {
 			b.Fatal(err)
 		}
@@ -60,15 +67,94 @@ func BenchmarkStart(b *testing.B) {
 			b.Error(err)
 		}
 	})
+	return w, e
+}
 
+// BenchmarkStart is the time from the creation of a container to the first
+// byte that it writes, beside that of Debian's runc with the same rootfs and
+// namespaces: once with the same specification, once with the whole of
+// Docker's seccomp profile. Ours includes mounting the root file system and
+// making the network namespace.
+func BenchmarkStart(b *testing.B) {
+	w, e := benchWorld(b)
 	variants := map[string]func(i int) time.Duration{
 		"skep": func(int) time.Duration { return ours(b, e) },
 	}
 	if _, err := exec.LookPath("runc"); err == nil {
-		same, docker := bundle(b, w, "same", false), bundle(b, w, "docker", true)
+		same, docker := bundle(b, w, "same", false, "out", "x"), bundle(b, w, "docker", true, "out", "x")
 		variants["runc"] = func(i int) time.Duration { return theirs(b, w, same, i) }
 		variants["runc-docker-profile"] = func(i int) time.Duration { return theirs(b, w, docker, i) }
 	}
+	compare(b, variants)
+}
+
+// BenchmarkExec is the time from the creation of an exec to its first byte,
+// beside `runc exec`.
+func BenchmarkExec(b *testing.B) {
+	w, e := benchWorld(b)
+	id := create(b, e, request("deaf"))
+	start(b, e, id)
+	b.Cleanup(func() {
+		if err := e.Remove(context.Background(), id, true, true); err != nil {
+			b.Error(err)
+		}
+	})
+	variants := map[string]func(int) time.Duration{"skep": func(int) time.Duration {
+		first := &firstByte{at: make(chan time.Time, 1)}
+		begin := time.Now()
+		x, err := e.CreateExec(b.Context(), id, container.ExecCreateRequest{AttachStdout: true, Cmd: []string{"/guest", "out", "x"}})
+		if err == nil {
+			err = e.StartExec(b.Context(), x, false, 0, 0, object.Streams{Stdout: first})
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+		return (<-first.at).Sub(begin)
+	}}
+	if _, err := exec.LookPath("runc"); err == nil {
+		runc := []string{"--root", filepath.Join(w.dir, "runc")}
+		dir := bundle(b, w, "exec", true, "deaf")
+		name := filepath.Base(w.dir) + "exec"
+		do := func(ctx context.Context, args ...string) *exec.Cmd {
+			return exec.CommandContext(ctx, "runc", append(runc, args...)...)
+		}
+		if err := do(b.Context(), "run", "--detach", "--bundle", dir, name).Run(); err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() {
+			if err := do(context.Background(), "delete", "--force", name).Run(); err != nil {
+				b.Error(err)
+			}
+		})
+		variants["runc"] = func(int) time.Duration {
+			return byteOf(b, do(b.Context(), "exec", name, "/guest", "out", "x"))
+		}
+	}
+	compare(b, variants)
+}
+
+// BenchmarkParallel is the time in which fifty containers start that are asked
+// for at once, from the first request to the last one's first byte.
+func BenchmarkParallel(b *testing.B) {
+	_, e := benchWorld(b)
+	for b.Loop() {
+		ids := make(chan string, 50)
+		var all sync.WaitGroup
+		for range cap(ids) {
+			all.Go(func() { _, id := first(b, e); ids <- id })
+		}
+		all.Wait()
+		b.StopTimer()
+		for range cap(ids) {
+			end(b, e, <-ids)
+		}
+		b.StartTimer()
+	}
+}
+
+// compare runs the variants in turn.
+func compare(b *testing.B, variants map[string]func(i int) time.Duration) {
+	b.Helper()
 	took := map[string][]time.Duration{}
 	i := 0
 	for b.Loop() {
@@ -89,6 +175,14 @@ func BenchmarkStart(b *testing.B) {
 
 func ours(b *testing.B, e *containers.Engine) time.Duration {
 	b.Helper()
+	took, id := first(b, e)
+	end(b, e, id)
+	return took
+}
+
+// first starts a container and waits for its first byte.
+func first(b *testing.B, e *containers.Engine) (time.Duration, string) {
+	b.Helper()
 	first := &firstByte{at: make(chan time.Time, 1)}
 	begin := time.Now()
 	id := create(b, e, request("out", "x"))
@@ -97,19 +191,27 @@ func ours(b *testing.B, e *containers.Engine) time.Duration {
 	if err := <-attached; err != nil {
 		b.Fatal(err)
 	}
-	took := (<-first.at).Sub(begin)
+	return (<-first.at).Sub(begin), id
+}
+
+func end(b *testing.B, e *containers.Engine, id string) {
+	b.Helper()
 	wait(b, e, id)
 	if err := e.Remove(context.Background(), id, true, true); err != nil {
 		b.Fatal(err)
 	}
-	return took
 }
 
 func theirs(b *testing.B, w *world, dir string, i int) time.Duration {
 	b.Helper()
-	first := &firstByte{at: make(chan time.Time, 1)}
 	id := filepath.Base(w.dir) + filepath.Base(dir) + strconv.Itoa(i)
-	cmd := exec.CommandContext(b.Context(), "runc", "--root", filepath.Join(w.dir, "runc"), "run", "--bundle", dir, id)
+	return byteOf(b, exec.CommandContext(b.Context(), "runc", "--root", filepath.Join(w.dir, "runc"), "run", "--bundle", dir, id))
+}
+
+// byteOf runs a command and measures the time to its first byte.
+func byteOf(b *testing.B, cmd *exec.Cmd) time.Duration {
+	b.Helper()
+	first := &firstByte{at: make(chan time.Time, 1)}
 	cmd.Stdout = first
 	begin := time.Now()
 	if err := cmd.Run(); err != nil {
@@ -119,11 +221,11 @@ func theirs(b *testing.B, w *world, dir string, i int) time.Duration {
 }
 
 // bundle is the same container for runc.
-func bundle(b *testing.B, w *world, name string, docker bool) string {
+func bundle(b *testing.B, w *world, name string, docker bool, script ...string) string {
 	b.Helper()
 	dir := filepath.Join(w.dir, name)
 	in := &runspec.Input{
-		ID: "bench", Config: container.Config{Cmd: []string{"/guest", "out", "x"}},
+		ID: "bench", Config: container.Config{Cmd: append([]string{"/guest"}, script...)},
 		Place:   runspec.Place{Rootfs: w.root, Cgroup: w.cgroup() + "/" + name, Netns: "-"},
 		Machine: runspec.Machine{SwapLimit: true},
 	}

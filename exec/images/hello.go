@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"syscall"
 	"time"
 
 	"github.com/distribution/reference"
@@ -33,8 +32,7 @@ func (s *Store) isHello(named reference.Named) bool {
 
 // makeHello makes the built-in image and gives it the name. The image depends
 // on the bytes of the binary only, so every node of the same version has the
-// same. Its layer is a link to the binary where that is possible; the layer's
-// blob is made when somebody wants it (see layerBlob).
+// same. The layer's blob is made when somebody wants it (see layerBlob).
 func (s *Store) makeHello(ctx context.Context, named reference.Named) (record, error) {
 	binary := s.config.Hello()
 	lease := s.blobs.Lease()
@@ -164,16 +162,10 @@ func (s *Store) keepHello(ctx context.Context, diffID digest.Digest) error {
 	return err
 }
 
-// placeBinary makes to the same file as binary: by a link if that has the
-// owner and mode that it shall have, by sharing its blocks or by a copy otherwise.
+// placeBinary makes to the same file as binary, by sharing its blocks where
+// that is possible. It is never a link: whoever installs the next version over
+// the binary would change the layer.
 func placeBinary(binary, to string) error {
-	var st unix.Stat_t
-	if err := unix.Stat(binary, &st); err != nil {
-		return err
-	}
-	if st.Mode == syscall.S_IFREG|0o755 && st.Uid == 0 && st.Gid == 0 && os.Link(binary, to) == nil {
-		return nil
-	}
 	in, err := os.Open(binary)
 	if err != nil {
 		return err

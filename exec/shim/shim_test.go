@@ -3,6 +3,7 @@ package shim_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -231,7 +232,7 @@ func TestInstall(t *testing.T) {
 	if err = cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	exe, err := shim.Install(dir, "v2/x")
+	exe, err := shim.Install(dir, "v2/x", shim.Self{})
 	if err != nil || !strings.HasPrefix(exe, filepath.Join(dir, "v2-x-")) || filepath.Base(exe) != "skep" {
 		t.Fatalf("installed %s, %v", exe, err)
 	}
@@ -246,7 +247,7 @@ func TestInstall(t *testing.T) {
 	if err = os.WriteFile(exe, []byte("damaged"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	again, err := shim.Install(dir, "v2/x")
+	again, err := shim.Install(dir, "v2/x", shim.Self{})
 	if err != nil || again != exe {
 		t.Fatalf("installed %s, %v", again, err)
 	}
@@ -257,6 +258,32 @@ func TestInstall(t *testing.T) {
 	}
 	if list, err := os.ReadDir(dir); err != nil || len(list) != 1 {
 		t.Errorf("left %v, %v", list, err)
+	}
+}
+
+// program is one whose bytes and sum may differ.
+type program struct{ text, sum string }
+
+func (p program) Sum() ([]byte, error) {
+	sum := sha256.Sum256([]byte(p.sum))
+	return sum[:], nil
+}
+
+func (p program) Open() (io.ReadCloser, error) {
+	return io.NopCloser(strings.NewReader(p.text)), nil
+}
+
+func TestInstall_PlacesWhatItIsGivenAndNothingElse(t *testing.T) {
+	dir := t.TempDir()
+	exe, err := shim.Install(dir, "v1", program{"#!", "#!"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(exe); err != nil || string(b) != "#!" {
+		t.Errorf("installed %q, %v", b, err)
+	}
+	if exe, err = shim.Install(dir, "v1", program{"damaged", "whole"}); err == nil {
+		t.Errorf("installed another program as %s", exe)
 	}
 }
 

@@ -1,0 +1,5 @@
+//go:build !embedded
+
+package embedded
+
+func files() (program, checksum string) { return "", "" }
