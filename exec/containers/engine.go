@@ -108,6 +108,10 @@ func Open(ctx context.Context, cfg Config) (*Engine, error) {
 			return nil, fmt.Errorf("open containers: %w", err)
 		}
 	}
+	if err := makeRoom(cfg.CgroupParent); err != nil {
+		// A node that runs no containers is one, too; those that start will fail.
+		cfg.Logger.WarnContext(ctx, "found no room for cgroups", "err", err)
+	}
 	if err := e.load(ctx); err != nil {
 		return nil, fmt.Errorf("open containers: %w", err)
 	}
