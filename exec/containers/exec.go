@@ -40,6 +40,8 @@ type execution struct {
 	pid     int
 	code    *int
 	control *shim.Conn
+	// size is what a client asked for before there was a terminal.
+	size [2]uint
 }
 
 // CreateExec prepares a process to be executed in a container.
@@ -136,6 +138,8 @@ func (e *Engine) runExec(ctx context.Context, x *execution, size [2]uint, s obje
 	}
 	x.mu.Lock()
 	x.running, x.pid, x.control = true, proc.PID, proc.Conns[0]
+	// Without a size this does nothing; a shim that is gone shows soon enough.
+	_ = x.control.Resize(x.size[0], x.size[1])
 	x.mu.Unlock()
 	done := make(chan struct{})
 	err = e.background(ctx, func(ctx context.Context) {
@@ -300,10 +304,13 @@ func (e *Engine) ResizeExec(_ context.Context, id string, height, width uint) er
 		return err
 	}
 	x.mu.Lock()
-	conn := x.control
-	x.mu.Unlock()
-	if conn == nil {
+	defer x.mu.Unlock()
+	switch {
+	case x.control != nil:
+		return x.control.Resize(height, width)
+	case x.code != nil:
 		return object.Errorf(errdefs.ErrConflict, "exec process is not running")
 	}
-	return conn.Resize(height, width)
+	x.size = [2]uint{height, width}
+	return nil
 }
