@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 
+	"github.com/opencontainers/cgroups"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -60,7 +60,8 @@ func (n *node) removeContainers(ctx context.Context) error {
 	return errors.Join(err, watch.Wait())
 }
 
-// removeCgroups removes the node's empty cgroups from every hierarchy.
+// removeCgroups removes the node's cgroups, in which nothing runs any more, from
+// every hierarchy.
 func removeCgroups(name string) error {
 	const root = "/sys/fs/cgroup"
 	v1, err := filepath.Glob(filepath.Join(root, "*", name))
@@ -68,9 +69,7 @@ func removeCgroups(name string) error {
 		return err
 	}
 	for _, dir := range append(v1, filepath.Join(root, name)) {
-		if e := os.Remove(dir); e != nil && !errors.Is(e, fs.ErrNotExist) {
-			err = errors.Join(err, e)
-		}
+		err = errors.Join(err, cgroups.RemovePath(dir))
 	}
 	return err
 }
