@@ -86,6 +86,7 @@ type Engine struct {
 	// work hands goroutines to Run, which owns them.
 	work    chan func(context.Context)
 	stopped chan struct{} // closed when Run returns
+	moves   moves
 	// found are the containers of an earlier run, until Run takes them over.
 	found []*instance
 

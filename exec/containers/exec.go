@@ -175,6 +175,7 @@ func (e *Engine) execDir(x *execution) string {
 func (e *Engine) spawnExec(ctx context.Context, x *execution, run string, size [2]uint, want shim.Want) (*shim.Process, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
+	defer e.ready(ctx)()
 	j, err := json.Marshal(e.execJob(x, run, size))
 	if err != nil {
 		return nil, fmt.Errorf("write job: %w", err)

@@ -206,3 +206,18 @@ func TestCreate_Refuses(t *testing.T) {
 		t.Errorf("refused containers were left: %v, %v", list, err)
 	}
 }
+
+// The node readies the kernel for starts by moving to where it is.
+func TestStart_LeavesTheNodeWhereItIs(t *testing.T) {
+	e := newWorld(t).engine(t)
+	before, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code, _, _ := run(t, e, request("exit", "0")); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	if after, err := os.ReadFile("/proc/self/cgroup"); err != nil || string(after) != string(before) {
+		t.Errorf("the node went from %s to %s, %v", before, after, err)
+	}
+}

@@ -81,6 +81,7 @@ func (e *Engine) start(ctx context.Context, c *instance) error {
 // Its first connection is for control, the others are of those who wait to be
 // attached.
 func (e *Engine) launch(ctx context.Context, c *instance) (*shim.Process, error) {
+	defer e.ready(ctx)()
 	r := c.rec()
 	rootfs, err := e.cfg.Images.Rootfs(ctx, r.ImageID)
 	if err != nil {
