@@ -162,6 +162,20 @@ func fillSpec(spec *swarm.ServiceSpec) {
 	}
 }
 
+// freeName is a name for a service that was given none.
+func freeName(s *store.Snapshot) string {
+	for try := 0; ; try++ {
+		name := object.RandomName(try)
+		taken := false
+		for range s.Services.By(store.ByName, name) {
+			taken = true
+		}
+		if !taken {
+			return name
+		}
+	}
+}
+
 func (a *API) createService(w http.ResponseWriter, r *http.Request) error {
 	spec, auth, err := decodeService(r)
 	if err != nil {
@@ -170,6 +184,9 @@ func (a *API) createService(w http.ResponseWriter, r *http.Request) error {
 	s, err := a.state(r.Context())
 	if err != nil {
 		return err
+	}
+	if spec.Name == "" {
+		spec.Name = freeName(s)
 	}
 	if err = a.checkService(r.Context(), s, "", &spec); err != nil {
 		return err

@@ -118,7 +118,7 @@ func (e *Engine) claim(name, id string) (string, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for try := 0; name == ""; try++ {
-		if n := randomName(try); e.names[n] == "" {
+		if n := object.RandomName(try); e.names[n] == "" {
 			name = n
 		}
 	}
