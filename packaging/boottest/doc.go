@@ -3,8 +3,8 @@
 //
 // It shows what the machine that runs the tests may not have: a unified cgroup
 // hierarchy without version 1 beside it, a kernel that loads its parts as
-// modules, a root directory that is nobody's disk. The tests inside are the
-// scripts that also run outside.
+// modules, a root directory that is nobody's disk. The scripts in testdata have
+// the words of those that run outside.
 //
 // It needs qemu-system-x86 and what .ci/kernel unpacks, but neither root nor a
 // virtual machine's hardware. Nothing is skipped: what is missing is a failure.
