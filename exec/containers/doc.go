@@ -5,7 +5,7 @@
 // shims, watches them, and finds them again after a restart: a container never
 // ends because the node's process did.
 //
-// This is the only package that calls libcontainer. Processes that do so start
-// at [Door]. It does not fetch images and does not make networks; it asks for
-// both through [Images] and [Networks].
+// What needs a process of its own, creating and joining a container, is in
+// exec/doors; nothing else calls libcontainer. It does not fetch images and does
+// not make networks; it asks for both through [Images] and [Networks].
 package containers

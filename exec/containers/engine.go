@@ -52,7 +52,7 @@ type Config struct {
 	// writable layer. RunDir is its counterpart for what ends with the machine
 	// ("containers" and "libcontainer" in it); it belongs on a tmpfs.
 	Dir, RunDir string
-	// Exe is the copy of this binary that shims run from; see shim.Install.
+	// Exe is the program that shims run from; see shim.Install.
 	Exe string
 	// CgroupParent is the absolute path of the cgroup that holds all containers.
 	CgroupParent string

@@ -2,6 +2,7 @@ package images_test
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -52,6 +53,28 @@ func TestHelloIsMadeOnDemand(t *testing.T) {
 	}
 	if _, err := open(t).Rootfs(t.Context(), "skep/hello"); err == nil {
 		t.Error("there is skep/hello without a binary")
+	}
+}
+
+// The path under which a node knows its own binary is a magic link.
+func TestHello_IsTheRunningBinary(t *testing.T) {
+	const self = "/proc/self/exe"
+	n := open(t, func(c *images.Config) { c.Hello = func() string { return self } })
+	fs, err := n.Rootfs(t.Context(), "skep/hello")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fs.Release()
+	at := filepath.Join(fs.Lower[0], "skep")
+	got, err1 := os.ReadFile(at)
+	want, err2 := os.ReadFile(self)
+	if err := errors.Join(err1, err2); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("/skep is not this binary: %v", err)
+	}
+	mine, err1 := os.Stat(self)
+	theirs, err2 := os.Lstat(at)
+	if err := errors.Join(err1, err2); err != nil || !theirs.Mode().IsRegular() || os.SameFile(mine, theirs) {
+		t.Errorf("/skep is %v, or the binary's own file: %v", theirs.Mode(), err)
 	}
 }
 
