@@ -9,7 +9,7 @@ export CGO_ENABLED := 1
 .PHONY: build demo test bench lint fuzz
 
 build: ## bin/skep, static, with the program that containers start from in it
-	.ci/packages libseccomp-dev
+	.ci/packages libseccomp-dev pkg-config
 	go build -trimpath -buildvcs=false -tags "$(TAGS)" -ldflags "$(STATIC)" -o exec/embedded/skep ./exec/doors/runtime
 	cd exec/embedded && sha256sum skep >skep.sha256 && gzip -fn skep
 	go build -trimpath -tags "$(TAGS) embedded" -ldflags "$(LDFLAGS)" -o bin/skep .
