@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -67,6 +68,7 @@ type command = func(ts *testscript.TestScript, neg bool, args []string)
 //	until [-count=N] REGEXP COMMAND…   run it until it succeeds and prints REGEXP (N times)
 //	within COMMAND…               run it in the node's network namespace
 //	get URL                       print what a GET from the node's namespace answers
+//	udp ADDRESS TEXT              print what answers a packet from the node's namespace
 //	setid NAME COMMAND…           set an environment variable to what it prints
 //	busybox                       load the image busybox:latest
 //	busyboxarchive FILE           write the same image as an archive below the node's directory
@@ -88,6 +90,7 @@ func commands() map[string]command {
 		"within": cmdWithin,
 		"until":  cmdUntil,
 		"get":    cmdGet,
+		"udp":    cmdUDP,
 		"setid":  cmdSet,
 		"busybox": func(ts *testscript.TestScript, _ bool, _ []string) {
 			archive := ts.MkAbs("busybox.tar")
@@ -179,6 +182,12 @@ func isFile(path string) bool {
 
 func run(ts *testscript.TestScript, neg bool, args []string) {
 	out, errs, err := output(ts, args)
+	judge(ts, neg, args, out, errs, err)
+}
+
+// judge prints what a command printed and ends the script if the command did
+// not end as expected.
+func judge(ts *testscript.TestScript, neg bool, args []string, out, errs string, err error) {
 	fmt.Fprint(ts.Stdout(), out)
 	fmt.Fprint(ts.Stderr(), errs)
 	switch {
@@ -190,11 +199,12 @@ func run(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func cmdWithin(ts *testscript.TestScript, neg bool, args []string) {
-	err := node(ts).Do(func() error {
-		run(ts, neg, args)
-		return nil
+	var out, errs string
+	err := node(ts).Do(func() (err error) {
+		out, errs, err = output(ts, args)
+		return err
 	})
-	ts.Check(err)
+	judge(ts, neg, args, out, errs, err)
 }
 
 func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
@@ -248,6 +258,30 @@ func cmdGet(ts *testscript.TestScript, neg bool, args []string) {
 	if (err != nil) != neg {
 		ts.Fatalf("get %s: %v", args[0], err)
 	}
+}
+
+func cmdUDP(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: udp ADDRESS TEXT")
+	}
+	answer := make([]byte, 2048)
+	var n int
+	ts.Check(node(ts).Do(func() error {
+		c, err := net.Dial("udp", args[0])
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		if _, err := c.Write([]byte(args[1])); err != nil {
+			return err
+		}
+		if err := c.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			return err
+		}
+		n, err = c.Read(answer)
+		return err
+	}))
+	fmt.Fprintf(ts.Stdout(), "%s\n", answer[:n])
 }
 
 func cmdSet(ts *testscript.TestScript, _ bool, args []string) {
