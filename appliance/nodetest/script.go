@@ -272,10 +272,10 @@ func cmdUDP(ts *testscript.TestScript, _ bool, args []string) {
 			return err
 		}
 		defer c.Close()
-		if _, err := c.Write([]byte(args[1])); err != nil {
+		if _, err = c.Write([]byte(args[1])); err != nil {
 			return err
 		}
-		if err := c.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		if err = c.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
 			return err
 		}
 		n, err = c.Read(answer)
