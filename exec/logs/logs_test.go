@@ -186,8 +186,8 @@ func FuzzParse(f *testing.F) {
 		if !ok {
 			return
 		}
-		text := strings.TrimSuffix(string(l.Text), "\n")
-		if !strings.HasSuffix(string(b), text) || len(l.Text) > len(b)+1 {
+		// A whole line has the newline that b lacks; a part is as it stands.
+		if text := string(l.Text); !strings.HasSuffix(string(b), text) && !strings.HasSuffix(string(b)+"\n", text) {
 			t.Errorf("%q became %q", b, l.Text)
 		}
 	})
