@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -226,11 +225,10 @@ func (m *membership) Info(context.Context) swarm.Info {
 	if s == nil {
 		return swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive}
 	}
-	host, _, _ := strings.Cut(s.id.Advertise, ":")
+	info := swarm.Info{NodeID: s.id.NodeID, LocalNodeState: swarm.LocalNodeStatePending}
 	if a, err := netip.ParseAddrPort(s.id.Advertise); err == nil {
-		host = a.Addr().String()
+		info.NodeAddr = a.Addr().String()
 	}
-	info := swarm.Info{NodeID: s.id.NodeID, NodeAddr: host, LocalNodeState: swarm.LocalNodeStatePending}
 	if s.isReady() {
 		info.LocalNodeState, info.ControlAvailable = swarm.LocalNodeStateActive, true
 		info.RemoteManagers = []swarm.Peer{{NodeID: s.id.NodeID, Addr: s.id.Advertise}}

@@ -11,13 +11,10 @@
 package config
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 )
@@ -181,18 +178,6 @@ func Default() *Config {
 		Admin: Admin{Listen: []Listener{{Network: "unix", Address: "/run/skep.sock"}}},
 		Log:   Log{Level: "info", Format: "text"},
 	}
-}
-
-// Path is a path in the data directory.
-func (c *Config) Path(elem ...string) string {
-	return filepath.Join(append([]string{c.DataDir}, elem...)...)
-}
-
-// Scope tells the names of this node in the kernel from those of other nodes
-// on the same machine: six hexadecimal digits that follow from the data directory.
-func (c *Config) Scope() string {
-	sum := sha256.Sum256([]byte(filepath.Clean(c.DataDir)))
-	return hex.EncodeToString(sum[:3])
 }
 
 // Load reads and decodes the node file at path. Its problems are an [Error].

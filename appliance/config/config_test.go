@@ -272,17 +272,6 @@ func TestMaterial_IsAPathOrTheThingItself(t *testing.T) {
 	}
 }
 
-func TestScope_FollowsTheDataDirectory(t *testing.T) {
-	a, b := config.Default(), config.Default()
-	b.DataDir = "/other"
-	if len(a.Scope()) != 6 || a.Scope() == b.Scope() || a.Scope() != config.Default().Scope() {
-		t.Errorf("got %q and %q", a.Scope(), b.Scope())
-	}
-	if got := b.Path("raft", "log"); got != "/other/raft/log" {
-		t.Errorf("got %q", got)
-	}
-}
-
 // FuzzParse: whatever a file holds, the answer is a configuration or problems
 // that lie in the file.
 func FuzzParse(f *testing.F) {

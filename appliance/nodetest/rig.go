@@ -183,9 +183,6 @@ func (n *Node) Client() *http.Client {
 // PID is the node's process.
 func (n *Node) PID() int { return n.cmd.Process.Pid }
 
-// Running reports whether the node's process was started and has not ended.
-func (n *Node) Running() bool { return n.cmd != nil }
-
 // Kill ends the node as a crash would and waits for its end. Its containers go on.
 func (n *Node) Kill(tb testing.TB) {
 	tb.Helper()

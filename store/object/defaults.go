@@ -43,13 +43,6 @@ func WithDefaults(s swarm.ServiceSpec) swarm.ServiceSpec {
 	return s
 }
 
-// TaskWithDefaults is WithDefaults for a task's spec alone.
-func TaskWithDefaults(t swarm.TaskSpec) swarm.TaskSpec {
-	t = Copy(t)
-	fillTask(&t)
-	return t
-}
-
 func fillTask(t *swarm.TaskSpec) {
 	if t.Runtime == "" {
 		t.Runtime = swarm.RuntimeContainer
