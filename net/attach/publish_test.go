@@ -429,7 +429,7 @@ func TestPorts_OldConnectionsDoNotMatter(t *testing.T) {
 
 func TestPorts_AreChosen(t *testing.T) {
 	n := newNode(t, "aaaaaa")
-	if err := os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("40000 40003"), 0); err != nil {
+	if err := os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("20000 20003"), 0); err != nil {
 		t.Fatal(err)
 	}
 	usual := func() {
@@ -438,7 +438,7 @@ func TestPorts_AreChosen(t *testing.T) {
 		}
 	}
 	defer usual()
-	l, err := net.Listen("tcp4", "0.0.0.0:40001")
+	l, err := net.Listen("tcp4", "0.0.0.0:20001")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -453,7 +453,7 @@ func TestPorts_AreChosen(t *testing.T) {
 		serve(t, at, id, 80)
 		got = append(got, at.Ports[0].Host)
 	}
-	if fmt.Sprint(got) != "[40000 40002 40003]" {
+	if fmt.Sprint(got) != "[20000 20002 20003]" {
 		t.Errorf("chose %v", got)
 	}
 	_, err = n.Connect(t.Context(), object.Endpoint{ID: "d", Ports: []object.Port{port(network.TCP, 0, 80)}})
