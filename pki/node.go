@@ -9,7 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"path"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -31,6 +33,10 @@ type Node struct {
 	ID, Cluster string
 	// Role is Manager or Worker: the most that the node may be.
 	Role string
+	// Generation is the index of the swarm's store when the certificate was
+	// issued: it orders all certificates, and tells whether what is known of a
+	// node is newer than its certificate.
+	Generation uint64
 }
 
 func (n Node) check() error {
@@ -117,7 +123,9 @@ func (r *Root) Enroll(n Node, now time.Time, expiry time.Duration) (certPEM, key
 	return certPEM, keyPEM, err
 }
 
-func (n Node) uri() *url.URL { return &url.URL{Scheme: "skep", Host: n.Cluster, Path: "/" + n.ID} }
+func (n Node) uri() *url.URL {
+	return &url.URL{Scheme: "skep", Host: n.Cluster, Path: "/" + n.ID + "/" + strconv.FormatUint(n.Generation, 10)}
+}
 
 // Verify is the node that a chain, the leaf first, belongs to. The chain must
 // lead to one of the roots and be valid now, and its leaf must be of the form
@@ -156,6 +164,10 @@ func subject(leaf *x509.Certificate) (Node, error) {
 	n := Node{ID: s.CommonName, Cluster: s.Organization[0], Role: s.OrganizationalUnit[0]}
 	if err := n.check(); err != nil {
 		return Node{}, err
+	}
+	if len(leaf.URIs) == 1 {
+		// What does not parse is found out below.
+		n.Generation, _ = strconv.ParseUint(path.Base(leaf.URIs[0].Path), 10, 64)
 	}
 	serves := slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageServerAuth)
 	switch {

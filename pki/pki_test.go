@@ -116,7 +116,7 @@ func TestIssue_SaysWhoTheNodeIs(t *testing.T) {
 		if c.Subject.String() != want.String() || !slices.Equal(c.ExtKeyUsage, tt.usage) || c.IsCA {
 			t.Errorf("%s: got %s, %v", tt.role, c.Subject, c.ExtKeyUsage)
 		}
-		if diff := cmp.Diff(tt.names, c.DNSNames); diff != "" || c.URIs[0].String() != "skep://c1/n1" {
+		if diff := cmp.Diff(tt.names, c.DNSNames); diff != "" || c.URIs[0].String() != "skep://c1/n1/0" {
 			t.Errorf("%s: %s, %v", tt.role, diff, c.URIs)
 		}
 		if !c.NotBefore.Equal(now.Add(-time.Hour)) || !c.NotAfter.Equal(now.Add(2*time.Hour)) {

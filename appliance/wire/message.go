@@ -9,6 +9,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/fxamacker/cbor/v2"
 	"github.com/moby/moby/api/types/swarm"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"skep/store/object"
 )
@@ -28,12 +30,64 @@ type Message struct {
 	Statuses    *Statuses    `cbor:"6,keyasint,omitempty"`
 	Acknowledge *Acknowledge `cbor:"7,keyasint,omitempty"`
 	Describe    *Describe    `cbor:"8,keyasint,omitempty"`
+	Swarm       *Swarm       `cbor:"9,keyasint,omitempty"`
+	Invite      *Invite      `cbor:"10,keyasint,omitempty"`
+	Holdings    *Holdings    `cbor:"11,keyasint,omitempty"`
 }
 
 // Hello opens a session.
 type Hello struct {
 	Protocol    int
 	Description swarm.NodeDescription
+	// Member is set by nodes that are ready to be, or are, replicas.
+	Member *Member
+}
+
+// Member is a node as a replica of the store.
+type Member struct {
+	RaftID string
+	Addr   string // host:port where the node's control port is reached
+}
+
+// Peer is a manager.
+type Peer struct {
+	NodeID string
+	Addr   string // host:port of its control port
+}
+
+// Swarm is what every node is to know of its swarm. It follows the welcome, and
+// again whenever it changes.
+type Swarm struct {
+	Managers []Peer
+	// Roots are the certificates, in PEM, of the roots to trust.
+	Roots []byte
+	// Role is what the node is to be. If its certificate says otherwise, or is
+	// of an older generation than Renew, it is to ask for another.
+	Role  swarm.NodeRole
+	Renew uint64
+	// GossipVersion and GossipKeys are the keys of the gossip; the first is the
+	// one to send with.
+	GossipVersion uint64
+	GossipKeys    [][]byte
+}
+
+// Invite asks the node to open a stream of that name to the manager.
+type Invite struct{ Stream string }
+
+// Holdings are the images that a node has: all of them (Complete) or those that
+// came and went.
+type Holdings struct {
+	Complete bool
+	Images   []Image
+	Gone     []digest.Digest
+}
+
+// Image is an image that a node has whole.
+type Image struct {
+	// Descriptor is that of the manifest or the index.
+	Descriptor ocispec.Descriptor
+	Names      []string // canonical, with a tag
+	Platforms  []ocispec.Platform
 }
 
 // Welcome is the answer to a Hello.

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	"github.com/moby/moby/api/types/swarm"
+	"github.com/opencontainers/go-digest"
 
 	"skep/appliance/wire"
 	"skep/store/object"
@@ -64,6 +65,9 @@ func messages(tb testing.TB) []*wire.Message {
 		{Statuses: &wire.Statuses{Sequence: 3, Tasks: []wire.TaskStatus{{ID: "t1", Status: task.Status}}}},
 		{Acknowledge: &wire.Acknowledge{ResultsIn: "2", Statuses: 3}},
 		{Describe: &wire.Describe{Description: swarm.NodeDescription{Hostname: "n2"}}},
+		{Swarm: &wire.Swarm{Managers: []wire.Peer{{NodeID: "m1", Addr: "10.0.0.1:2377"}}, Role: swarm.NodeRoleWorker, GossipKeys: [][]byte{{1}}}},
+		{Invite: &wire.Invite{Stream: "s"}},
+		{Holdings: &wire.Holdings{Complete: true, Images: []wire.Image{{Names: []string{"docker.io/library/x:1"}}}, Gone: []digest.Digest{"sha256:00"}}},
 	}
 }
 

@@ -31,6 +31,8 @@ type State struct {
 
 	// Advertise is where other nodes reach this one, host:port.
 	Advertise string `cbor:"advertise"`
+	// Peers are managers that were known last.
+	Peers []Peer `cbor:"peers"`
 	// Founding is what the first leader of a new swarm writes into its store;
 	// empty once it has.
 	Founding []byte `cbor:"founding"`
@@ -49,6 +51,12 @@ type State struct {
 	ServerCertificate []byte      `cbor:"server_certificate"`
 }
 
+// Peer is a manager: its node ID and host:port of its control port.
+type Peer struct {
+	NodeID string `cbor:"node_id"`
+	Addr   string `cbor:"addr"`
+}
+
 func (s State) clone() State {
 	s.DEKs = slices.Clone(s.DEKs)
 	for i, k := range s.DEKs {
@@ -58,6 +66,7 @@ func (s State) clone() State {
 	s.Certificate = slices.Clone(s.Certificate)
 	s.Roots = slices.Clone(s.Roots)
 	s.Founding = slices.Clone(s.Founding)
+	s.Peers = slices.Clone(s.Peers)
 	s.ServerKey = slices.Clone(s.ServerKey)
 	s.ServerCertificate = slices.Clone(s.ServerCertificate)
 	return s

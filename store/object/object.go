@@ -43,12 +43,60 @@ type Cluster struct {
 	DataPathPort    uint32
 	JoinTokens      swarm.JoinTokens
 	RootCA          RootCA
+	// Epoch tells the swarm from its former self before a forced recovery.
+	Epoch uint64
+	// UnlockKey opens the keystores of managers that are locked; secret. It is
+	// empty while managers start by themselves.
+	UnlockKey []byte
+	// KEKVersion is the store's index at which UnlockKey was last changed.
+	KEKVersion uint64
+	GossipKeys GossipKeys
+}
+
+// GossipKeys are the keys of the nodes' gossip; secret.
+type GossipKeys struct {
+	Version uint64
+	Keys    [][]byte // 32 bytes each; the first is the one to send with
+	Rotated int64    // Unix nanoseconds
 }
 
 // RootCA is the swarm's certificate authority.
 type RootCA struct {
 	Cert []byte // PEM
-	Key  []byte // PEM, PKCS#8; secret
+	Key  []byte // PEM, PKCS#8; secret; empty if an external authority has it
+	// Rotation is the change to another root that is under way, if any.
+	Rotation *RootRotation
+	// Retired are former roots, which prove nothing but who may enrol again.
+	Retired []RetiredRoot
+	// Forced is the CAConfig.ForceRotate that was last carried out.
+	Forced uint64
+}
+
+// RootRotation is a change of the swarm's root that is under way.
+type RootRotation struct {
+	ID        string
+	Phase     RotationPhase
+	Cert, Key []byte // of the new root, PEM; the key is secret
+	// Cross is the new root's key under the old root: PEM. Leaves of the new
+	// root verify under the old one with it.
+	Cross             []byte
+	Started, Deadline int64 // Unix nanoseconds
+}
+
+// RotationPhase is how far a change of root is.
+type RotationPhase string
+
+// The phases, in order. In the first the nodes learn to trust the new root, in
+// the second they get certificates of it.
+const (
+	RotationTrust RotationPhase = "trust"
+	RotationIssue RotationPhase = "issue"
+)
+
+// RetiredRoot is a former root.
+type RetiredRoot struct {
+	Cert  []byte // PEM
+	Until int64  // Unix nanoseconds
 }
 
 // Node is one member of the swarm.
@@ -56,6 +104,15 @@ type Node struct {
 	swarm.Node
 	// CertRole is the role in the certificate that the node was last issued.
 	CertRole swarm.NodeRole
+	// Generation is that of the certificate that the node was last issued: the
+	// store's index at the time. Older ones than MinGeneration are worth nothing.
+	Generation, MinGeneration uint64
+	// KeyHash is the SHA-256 of the public key in that certificate: a node that
+	// asks again for the same key is the same node.
+	KeyHash []byte
+	// RaftID is the node's name among the replicas, as the node told it; empty
+	// on a worker.
+	RaftID string
 }
 
 // Service is a service as the API shows it, and what its tasks need.
