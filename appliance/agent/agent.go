@@ -63,7 +63,7 @@ type Sealer interface {
 	Open(domain string, sealed []byte) ([]byte, error)
 }
 
-// Config is what an agent needs; all of it is required.
+// Config is what an agent needs; the functions from Swarm on may be nil.
 type Config struct {
 	NodeID   string
 	File     string // where the tasks are kept, in a directory that exists
@@ -72,6 +72,18 @@ type Config struct {
 	// Dial connects to the manager that leads, as this node.
 	Dial   func(ctx context.Context) (net.Conn, error)
 	Logger *slog.Logger
+	// Swarm takes what a manager says of the swarm. Of what comes while a call
+	// lasts, only the last is passed on; ctx ends with the session.
+	Swarm func(ctx context.Context, s wire.Swarm) error
+	// Invited opens the stream of that name to the manager that leads and serves
+	// it until it ends; its ctx is that of Run.
+	Invited func(ctx context.Context, stream string)
+	// Member is how this node can be a replica, nil if it cannot. After a change
+	// call [Agent.Refresh].
+	Member func() *wire.Member
+	// Holdings tells the images that the node has, all of them first, until ctx
+	// ends with the session. A message must fit in a frame.
+	Holdings func(ctx context.Context, send func(*wire.Holdings) error) error
 }
 
 // Agent runs a node's tasks.
@@ -89,8 +101,10 @@ type Agent struct {
 	// retained: nothing is left of tasks that are not assigned.
 	retained bool
 
-	news  chan struct{} // size 1: unsent has changed
-	dirty chan struct{} // size 1: the file is behind
+	news    chan struct{} // size 1: unsent has changed
+	dirty   chan struct{} // size 1: the file is behind
+	refresh chan struct{} // size 1: the node may be another than was told
+	streams chan struct{} // holds a value for each stream that is being served
 }
 
 type item struct {
@@ -108,8 +122,14 @@ func New(cfg Config) *Agent {
 		unsent:  map[string]swarm.TaskStatus{},
 		news:    make(chan struct{}, 1),
 		dirty:   make(chan struct{}, 1),
+		refresh: make(chan struct{}, 1),
+		streams: make(chan struct{}, maxStreams),
 	}
 }
+
+// Refresh makes the agent look at the node and at Config.Member again, and tell
+// the manager what changed.
+func (a *Agent) Refresh() { signal(a.refresh) }
 
 // Run runs the node's tasks until ctx ends; what runs then goes on running.
 func (a *Agent) Run(ctx context.Context) error {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
-	"reflect"
 	"sync"
 	"time"
 
@@ -68,6 +67,9 @@ type session struct {
 	sequence uint64
 	flight   map[string]swarm.TaskStatus // statuses that were sent and not acknowledged
 	landed   chan uint64                 // size 1: the last sequence that was acknowledged
+
+	swarm chan *wire.Swarm    // size 1: what was said last, not yet passed on
+	held  chan *wire.Holdings // to be sent
 }
 
 func (a *Agent) session(ctx context.Context, tasks *errgroup.Group) (welcomed bool, err error) {
@@ -86,29 +88,43 @@ func (a *Agent) session(ctx context.Context, tasks *errgroup.Group) (welcomed bo
 		period: make(chan time.Duration, 1),
 		news:   make(chan struct{}, 1),
 		landed: make(chan uint64, 1),
+		swarm:  make(chan *wire.Swarm, 1),
+		held:   make(chan *wire.Holdings),
 	}
-	if err = s.conn.Send(&wire.Message{Hello: &wire.Hello{Protocol: wire.Protocol, Description: desc}}, timeout); err != nil {
+	told := wire.Describe{Description: desc, Member: a.member()}
+	if err = s.hello(told); err != nil {
 		return false, err
 	}
-	m, err := s.conn.Receive(timeout)
-	switch {
-	case err != nil:
-		return false, err
-	case m.Refusal != nil:
-		return false, m.Refusal.Err()
-	case m.Welcome == nil:
-		return false, errors.New("manager does not welcome this node")
-	}
-	s.period <- m.Welcome.Period
 	a.resend()
 	g, sctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.listen(ctx, tasks) })
 	g.Go(func() error {
 		// Closing is what ends the listening.
 		defer conn.Close()
-		return s.talk(sctx, desc)
+		return s.talk(sctx, told)
 	})
+	g.Go(func() error { return s.passOn(sctx) })
+	g.Go(func() error { return s.hold(sctx) })
 	return true, g.Wait()
+}
+
+// hello introduces the node; the manager is to welcome it.
+func (s *session) hello(told wire.Describe) error {
+	hello := &wire.Hello{Protocol: wire.Protocol, Description: told.Description, Member: told.Member}
+	if err := s.conn.Send(&wire.Message{Hello: hello}, timeout); err != nil {
+		return err
+	}
+	m, err := s.conn.Receive(timeout)
+	switch {
+	case err != nil:
+		return err
+	case m.Refusal != nil:
+		return m.Refusal.Err()
+	case m.Welcome == nil:
+		return errors.New("manager does not welcome this node")
+	}
+	s.period <- m.Welcome.Period
+	return nil
 }
 
 // describe is the node as it is now; it notes what templates say of it.
@@ -143,6 +159,14 @@ func (s *session) listen(ctx context.Context, tasks *errgroup.Group) error {
 			return err
 		}
 		switch {
+		case m.Swarm != nil:
+			select { // replace an older one
+			case <-s.swarm:
+			default:
+			}
+			s.swarm <- m.Swarm
+		case m.Invite != nil:
+			s.agent.invited(ctx, m.Invite.Stream, tasks)
 		case m.Refusal != nil:
 			return m.Refusal.Err()
 		case m.Beat != nil:
@@ -229,7 +253,7 @@ func (a *Agent) assign(ctx context.Context, set *wire.Assignments, tasks *errgro
 }
 
 // talk tells the manager what is to be told.
-func (s *session) talk(ctx context.Context, desc swarm.NodeDescription) error {
+func (s *session) talk(ctx context.Context, told wire.Describe) error {
 	beat := time.NewTimer(time.Hour)
 	defer beat.Stop()
 	look := time.NewTicker(redescribe)
@@ -253,17 +277,11 @@ func (s *session) talk(ctx context.Context, desc swarm.NodeDescription) error {
 			m.Statuses = s.statuses()
 		case <-s.agent.news:
 			m.Statuses = s.statuses()
+		case m.Holdings = <-s.held:
 		case <-look.C:
-			now, err := s.agent.describe(ctx)
-			if err != nil {
-				s.agent.cfg.Logger.WarnContext(ctx, "node not described", "err", err)
-				continue
-			}
-			if reflect.DeepEqual(now, desc) {
-				continue
-			}
-			desc = now
-			m.Describe = &wire.Describe{Description: desc}
+			m.Describe = s.agent.changed(ctx, &told)
+		case <-s.agent.refresh:
+			m.Describe = s.agent.changed(ctx, &told)
 		}
 		if m == (wire.Message{}) {
 			continue

@@ -23,15 +23,19 @@ import (
 	"skep/appliance/manager/orchestrator"
 	"skep/appliance/manager/reaper"
 	"skep/appliance/manager/scheduler"
+	"skep/appliance/wire"
+	"skep/pki"
 	"skep/store"
 	"skep/store/object"
 )
 
-// Config is what a manager needs; all of it is required.
+// Config is what a manager needs; the functions may be nil.
 type Config struct {
 	Store  store.Proposer
 	NodeID string // of this manager
 	Logger *slog.Logger
+	// Holdings takes what nodes say of their images: [dispatcher.Config].
+	Holdings func(node string, h *wire.Holdings)
 }
 
 // Manager is one manager of the swarm.
@@ -44,7 +48,7 @@ type Manager struct {
 func New(cfg Config) *Manager {
 	return &Manager{
 		cfg:        cfg,
-		dispatcher: dispatcher.New(dispatcher.Config{Store: cfg.Store, Logger: cfg.Logger}),
+		dispatcher: dispatcher.New(dispatcher.Config{Store: cfg.Store, Logger: cfg.Logger, Holdings: cfg.Holdings}),
 	}
 }
 
@@ -82,7 +86,7 @@ func (m *Manager) Run(ctx context.Context) error {
 }
 
 // Serve holds a session with a node that the caller has identified.
-func (m *Manager) Serve(ctx context.Context, conn net.Conn, node string) error {
+func (m *Manager) Serve(ctx context.Context, conn net.Conn, node pki.Node) error {
 	return m.dispatcher.Serve(ctx, conn, node)
 }
 
@@ -91,6 +95,27 @@ func (m *Manager) Serve(ctx context.Context, conn net.Conn, node string) error {
 func (m *Manager) Dial(ctx context.Context, node string) (net.Conn, error) {
 	return m.dispatcher.Dial(ctx, node)
 }
+
+// Connect is a connection to a node's agent, while this manager leads and the
+// node has a session. The caller closes it.
+func (m *Manager) Connect(ctx context.Context, node string) (net.Conn, error) {
+	return m.dispatcher.Connect(ctx, node)
+}
+
+// Reach joins conn, on which another manager speaks, to a node's agent until
+// both are done.
+func (m *Manager) Reach(ctx context.Context, node string, conn net.Conn) error {
+	return m.dispatcher.Reach(ctx, node, conn)
+}
+
+// Attach hands a stream that a node opened by invitation to who asked for it,
+// and returns when that one is done with it.
+func (m *Manager) Attach(ctx context.Context, node, stream string, conn net.Conn) error {
+	return m.dispatcher.Attach(ctx, node, stream, conn)
+}
+
+// Hint says what gossip believes of a node: that it is dead, or not.
+func (m *Manager) Hint(node string, dead bool) { m.dispatcher.Hint(node, dead) }
 
 // repair makes sure of what the loops take for granted: that the leader itself
 // is a node of the swarm.

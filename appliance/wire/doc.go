@@ -9,6 +9,7 @@
 //	agent                                 manager
 //	Hello ─────────────────────────────►
 //	      ◄───────────────────────────── Welcome (or Refusal)
+//	      ◄───────────────────────────── Swarm
 //	      ◄───────────────────────────── Assignments, complete, in parts
 //	Acknowledge ───────────────────────►
 //	Statuses ──────────────────────────►
@@ -17,6 +18,8 @@
 //	      ◄───────────────────────────── Beat, with the next period
 //	      ◄───────────────────────────── Assignments, incremental
 //	Describe ──────────────────────────►
+//	Holdings, complete, then changes ──►
+//	      ◄───────────────────────────── Invite: open a stream of that name
 //
 // The package promises that what [Conn.Receive] returns is well formed; it does
 // not know who the other side is (the connection's owner does) and keeps no

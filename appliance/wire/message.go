@@ -107,7 +107,11 @@ type Refusal struct {
 type Beat struct{ Period time.Duration }
 
 // Describe says that the node has changed.
-type Describe struct{ Description swarm.NodeDescription }
+type Describe struct {
+	Description swarm.NodeDescription
+	// Member is as in Hello: it comes and goes with the node's role.
+	Member *Member
+}
 
 // Acknowledge says that a set of assignments is stored on the node (ResultsIn)
 // or that statuses are in the swarm's store (Statuses).

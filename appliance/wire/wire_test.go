@@ -64,7 +64,7 @@ func messages(tb testing.TB) []*wire.Message {
 		{Assignments: &wire.Assignments{AppliesTo: "1", ResultsIn: "2", Items: []wire.Item{item, {Kind: object.KindTask, Key: "t2"}}}},
 		{Statuses: &wire.Statuses{Sequence: 3, Tasks: []wire.TaskStatus{{ID: "t1", Status: task.Status}}}},
 		{Acknowledge: &wire.Acknowledge{ResultsIn: "2", Statuses: 3}},
-		{Describe: &wire.Describe{Description: swarm.NodeDescription{Hostname: "n2"}}},
+		{Describe: &wire.Describe{Description: swarm.NodeDescription{Hostname: "n2"}, Member: &wire.Member{RaftID: "r1", Addr: "10.0.0.2:2377"}}},
 		{Swarm: &wire.Swarm{Managers: []wire.Peer{{NodeID: "m1", Addr: "10.0.0.1:2377"}}, Role: swarm.NodeRoleWorker, GossipKeys: [][]byte{{1}}}},
 		{Invite: &wire.Invite{Stream: "s"}},
 		{Holdings: &wire.Holdings{Complete: true, Images: []wire.Image{{Names: []string{"docker.io/library/x:1"}}}, Gone: []digest.Digest{"sha256:00"}}},

@@ -113,6 +113,9 @@ type Node struct {
 	// RaftID is the node's name among the replicas, as the node told it; empty
 	// on a worker.
 	RaftID string
+	// StateSince is when Status.State last changed, by the clock of the manager
+	// that led then.
+	StateSince int64 // Unix nanoseconds
 }
 
 // Service is a service as the API shows it, and what its tasks need.

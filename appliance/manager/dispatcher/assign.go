@@ -23,6 +23,7 @@ type sent struct {
 	// has changed in a way that concerns the node.
 	items map[item]int
 	count uint64 // sets so far
+	swarm *wire.Swarm
 }
 
 // next is the next set of assignments for the node, or nil if nothing changed.

@@ -6,8 +6,12 @@
 // the dispatcher takes the node's own description and the status of its own
 // tasks, which never goes back. A node that misses three beats is down.
 //
+// A node listens on nothing. Who wants to talk to one calls [Dispatcher.Connect]:
+// the node is invited over its session and opens a stream, which is paired with
+// the call by [Dispatcher.Attach].
+//
 // It decides nothing about tasks, and it does not check who the other side of a
-// connection is: whoever calls [Dispatcher.Serve] has done so.
+// connection is: whoever calls [Dispatcher.Serve] or Attach has done so.
 package dispatcher
 
 import (
@@ -23,6 +27,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"skep/appliance/wire"
+	"skep/pki"
 	"skep/store"
 	"skep/store/object"
 )
@@ -43,6 +48,9 @@ const (
 type Config struct {
 	Store  store.Proposer
 	Logger *slog.Logger
+	// Holdings, if not nil, takes what nodes say of their images, in order for
+	// each node, and nil when a node's session has ended. It must not block.
+	Holdings func(node string, h *wire.Holdings)
 }
 
 // Dispatcher serves sessions while [Dispatcher.Run] runs.
@@ -50,7 +58,9 @@ type Dispatcher struct {
 	cfg  Config
 	term atomic.Pointer[term] // nil while not leading
 	// dialed is unbuffered: what is dialed is taken only while leading.
-	dialed chan dialed
+	dialed  chan dialed
+	beliefs beliefs
+	streams
 }
 
 type dialed struct {
@@ -59,12 +69,17 @@ type dialed struct {
 }
 
 // New is a dispatcher that does not lead yet.
-func New(cfg Config) *Dispatcher { return &Dispatcher{cfg: cfg, dialed: make(chan dialed)} }
+func New(cfg Config) *Dispatcher {
+	return &Dispatcher{
+		cfg: cfg, dialed: make(chan dialed),
+		beliefs: beliefs{dead: map[string]bool{}}, streams: streams{wanted: map[string]*pairing{}},
+	}
+}
 
 // Run is one term of leadership. It returns when ctx ends or the store fails;
 // then all sessions end.
 func (d *Dispatcher) Run(ctx context.Context) error {
-	t := newTerm(d.cfg)
+	t := newTerm(d.cfg, &d.beliefs)
 	t.start(time.Now())
 	d.term.Store(t)
 	defer func() {
@@ -80,8 +95,9 @@ func (d *Dispatcher) Run(ctx context.Context) error {
 }
 
 // Serve holds a session with a node over conn, and closes it at the end. The
-// error is nil if the other side ended the session or another one took over.
-func (d *Dispatcher) Serve(ctx context.Context, conn net.Conn, node string) error {
+// node is what its certificate says. The error is nil if the other side ended
+// the session or another one took over.
+func (d *Dispatcher) Serve(ctx context.Context, conn net.Conn, node pki.Node) error {
 	defer conn.Close()
 	t := d.term.Load()
 	if t == nil {
@@ -114,6 +130,15 @@ func (d *Dispatcher) Dial(ctx context.Context, node string) (net.Conn, error) {
 	return nil, errors.Join(err, here.Close(), there.Close())
 }
 
+// Generation is that of the certificate by which a node has its session, 0 if
+// it is in this process; ok says that it has one.
+func (d *Dispatcher) Generation(node string) (g uint64, ok bool) {
+	if t := d.term.Load(); t != nil {
+		return t.generation(node)
+	}
+	return 0, false
+}
+
 // accept serves what was dialed in this process.
 func (d *Dispatcher) accept(ctx context.Context, g *errgroup.Group) error {
 	for {
@@ -123,7 +148,7 @@ func (d *Dispatcher) accept(ctx context.Context, g *errgroup.Group) error {
 		case c := <-d.dialed:
 			g.Go(func() error {
 				// A session's end is not the end of the term.
-				if err := d.Serve(ctx, c.conn, c.node); err != nil && ctx.Err() == nil {
+				if err := d.Serve(ctx, c.conn, pki.Node{ID: c.node}); err != nil && ctx.Err() == nil {
 					d.cfg.Logger.WarnContext(ctx, "session failed", "node", c.node, "err", err)
 				}
 				return nil

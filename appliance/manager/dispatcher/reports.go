@@ -20,12 +20,14 @@ const batch = 512
 // report is what is to be written about a node and its tasks.
 type report struct {
 	node string
-	// state, message, address and description, if not empty, are the node's.
+	// state, message, address, description and member, if not empty, are the node's.
 	state       swarm.NodeState
 	message     string
 	address     string
 	description *swarm.NodeDescription
-	tasks       []wire.TaskStatus
+	// member is how the node can be a replica, as it says itself.
+	member *wire.Member
+	tasks  []wire.TaskStatus
 	// done, if not nil, is called once the report is written.
 	done func()
 }
@@ -99,7 +101,7 @@ func merge(snap *store.Snapshot, reports []report, now time.Time) (out []object.
 	tasks := map[string]*object.Task{}
 	for _, r := range reports {
 		if r.state != "" || r.description != nil {
-			if next := mergeNode(snap, nodes[r.node], r); next != nil {
+			if next := mergeNode(snap, nodes[r.node], r, now); next != nil {
 				if nodes[r.node] == nil {
 					out = append(out, next)
 				}
@@ -134,20 +136,19 @@ func merge(snap *store.Snapshot, reports []report, now time.Time) (out []object.
 
 // mergeNode is the node after a report, or nil if that says nothing new. The
 // copy next is changed in place if there is one already.
-func mergeNode(snap *store.Snapshot, next *object.Node, r report) *object.Node {
+func mergeNode(snap *store.Snapshot, next *object.Node, r report, now time.Time) *object.Node {
+	was := next
 	if next == nil {
 		n, ok := snap.Nodes.Get(r.node)
 		if !ok {
 			return nil
 		}
-		next = n.Clone().(*object.Node)
-		defer func(was *object.Node) {
-			if reflect.DeepEqual(was, next) {
-				next = nil
-			}
-		}(n)
+		was, next = n, n.Clone().(*object.Node)
 	}
 	if r.state != "" {
+		if next.Status.State != r.state {
+			next.StateSince = now.UnixNano()
+		}
 		next.Status.State, next.Status.Message = r.state, r.message
 	}
 	if r.address != "" {
@@ -155,6 +156,17 @@ func mergeNode(snap *store.Snapshot, next *object.Node, r report) *object.Node {
 	}
 	if r.description != nil {
 		next.Description = *r.description
+	}
+	// A worker's word on this counts for nothing.
+	if r.member != nil && next.Spec.Role == swarm.NodeRoleManager {
+		next.RaftID = r.member.RaftID
+		if next.ManagerStatus == nil {
+			next.ManagerStatus = &swarm.ManagerStatus{}
+		}
+		next.ManagerStatus.Addr = r.member.Addr
+	}
+	if was != next && reflect.DeepEqual(was, next) {
+		return nil
 	}
 	return next
 }

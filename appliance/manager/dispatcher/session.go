@@ -15,15 +15,18 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"skep/appliance/wire"
+	"skep/pki"
 	"skep/store/object"
 )
 
 // session is one connection of one node.
 type session struct {
-	node     string
-	conn     *wire.Conn
-	replaced chan struct{} // closed when another session takes over
-	news     chan struct{} // size 1: there is something in out
+	node string
+	// generation is that of the node's certificate; 0 in the same process.
+	generation uint64
+	conn       *wire.Conn
+	replaced   chan struct{} // closed when another session takes over
+	news       chan struct{} // size 1: there is something in out
 
 	mu  sync.Mutex
 	out outbox // guarded by mu
@@ -31,8 +34,9 @@ type session struct {
 
 // outbox is what is to be sent.
 type outbox struct {
-	beat, assign bool
-	acknowledge  uint64 // statuses up to this are stored; 0 is none
+	beat, assign, swarm bool
+	invitations         []string
+	acknowledge         uint64 // statuses up to this are stored; 0 is none
 	// unanswered: the node has not yet stored the last assignments.
 	unanswered bool
 	refuse     error // ends the session
@@ -65,12 +69,14 @@ func (s *session) take() outbox {
 	return o
 }
 
-func (t *term) serve(ctx context.Context, conn net.Conn, node string) error {
+func (t *term) serve(ctx context.Context, conn net.Conn, from pki.Node) error {
+	node := from.ID
 	s := &session{
-		node:     node,
-		conn:     wire.NewConn(conn),
-		replaced: make(chan struct{}),
-		news:     make(chan struct{}, 1),
+		node:       node,
+		generation: from.Generation,
+		conn:       wire.NewConn(conn),
+		replaced:   make(chan struct{}),
+		news:       make(chan struct{}, 1),
 	}
 	m, err := s.conn.Receive(timeout)
 	if err != nil {
@@ -85,12 +91,15 @@ func (t *term) serve(ctx context.Context, conn net.Conn, node string) error {
 		err = t.register(s, time.Now())
 	}
 	if err != nil {
-		return errors.Join(err, s.conn.Send(&wire.Message{Refusal: wire.Refuse(err)}, timeout))
+		return errors.Join(err, s.send(&wire.Message{Refusal: wire.Refuse(err)}))
 	}
-	defer t.unregister(s)
+	defer func() { t.unregister(s, time.Now()) }()
 	t.cfg.Logger.InfoContext(ctx, "node registered", "node", node)
-	t.report(report{node: node, state: swarm.NodeStateReady, address: address(conn), description: &m.Hello.Description})
-	s.poke(func(o *outbox) { o.assign = true })
+	t.report(report{
+		node: node, state: swarm.NodeStateReady, address: address(conn),
+		description: &m.Hello.Description, member: m.Hello.Member,
+	})
+	s.poke(func(o *outbox) { o.swarm, o.assign = true, true })
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return t.listen(s) })
 	g.Go(func() error {
@@ -128,11 +137,14 @@ func (t *term) listen(s *session) error {
 		if err != nil {
 			return err
 		}
+		t.heard(s, time.Now())
 		switch {
 		case m.Beat != nil:
 			s.poke(func(o *outbox) { o.beat = true })
 		case m.Describe != nil:
-			t.report(report{node: s.node, description: &m.Describe.Description})
+			t.report(report{node: s.node, description: &m.Describe.Description, member: m.Describe.Member})
+		case m.Holdings != nil:
+			t.hold(s, m.Holdings)
 		case m.Acknowledge != nil:
 			s.poke(func(o *outbox) { o.unanswered = false })
 		case m.Statuses != nil:
@@ -149,7 +161,7 @@ func (t *term) listen(s *session) error {
 // talk sends the node what it is to know.
 func (t *term) talk(ctx context.Context, s *session) error {
 	welcome := &wire.Welcome{Session: object.NewID(), Period: nextPeriod()}
-	if err := s.conn.Send(&wire.Message{Welcome: welcome}, timeout); err != nil {
+	if err := s.send(&wire.Message{Welcome: welcome}); err != nil {
 		return err
 	}
 	sent := &sent{items: map[item]int{}}
@@ -165,37 +177,59 @@ func (t *term) talk(ctx context.Context, s *session) error {
 		}
 		o := s.take()
 		if o.refuse != nil {
-			return errors.Join(o.refuse, s.conn.Send(&wire.Message{Refusal: wire.Refuse(o.refuse)}, timeout))
+			return errors.Join(o.refuse, s.send(&wire.Message{Refusal: wire.Refuse(o.refuse)}))
 		}
-		if o.beat {
-			next := nextPeriod()
-			t.alive(s, time.Now().Add(missed*next))
-			if err := s.conn.Send(&wire.Message{Beat: &wire.Beat{Period: next}}, timeout); err != nil {
-				return err
-			}
-		}
-		if o.acknowledge > 0 {
-			if err := s.conn.Send(&wire.Message{Acknowledge: &wire.Acknowledge{Statuses: o.acknowledge}}, timeout); err != nil {
-				return err
-			}
-		}
-		if !o.assign {
-			continue
-		}
-		set, err := sent.next(t.cfg.Store.Snapshot(), s.node)
-		if err != nil {
+		if err := t.tell(s, sent, o); err != nil {
 			return err
 		}
-		if set == nil {
-			s.poke(func(o *outbox) { o.unanswered = false })
-			continue
+	}
+}
+
+// tell sends what is in the outbox.
+func (t *term) tell(s *session, sent *sent, o outbox) error {
+	if o.beat {
+		next := nextPeriod()
+		t.alive(s, time.Now().Add(missed*next))
+		if err := s.send(&wire.Message{Beat: &wire.Beat{Period: next}}); err != nil {
+			return err
 		}
-		for _, part := range set.Parts() {
-			if err := s.conn.Send(&wire.Message{Assignments: part}, timeout); err != nil {
+	}
+	if o.acknowledge > 0 {
+		if err := s.send(&wire.Message{Acknowledge: &wire.Acknowledge{Statuses: o.acknowledge}}); err != nil {
+			return err
+		}
+	}
+	for _, name := range o.invitations {
+		if err := s.send(&wire.Message{Invite: &wire.Invite{Stream: name}}); err != nil {
+			return err
+		}
+	}
+	if o.swarm {
+		if now := sent.news(t.cfg.Store.Snapshot(), *t.managers.Load(), s.node); now != nil {
+			if err := s.send(&wire.Message{Swarm: now}); err != nil {
 				return err
 			}
 		}
 	}
+	if !o.assign {
+		return nil
+	}
+	set, err := sent.next(t.cfg.Store.Snapshot(), s.node)
+	if err != nil {
+		return err
+	}
+	if set == nil {
+		s.poke(func(o *outbox) { o.unanswered = false })
+		return nil
+	}
+	for _, part := range set.Parts() {
+		if err := s.send(&wire.Message{Assignments: part}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
+
+func (s *session) send(m *wire.Message) error { return s.conn.Send(m, timeout) }
 
 func version(n uint64) string { return strconv.FormatUint(n, 10) }

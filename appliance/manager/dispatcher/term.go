@@ -2,22 +2,16 @@ package dispatcher
 
 import (
 	"context"
-	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/moby/moby/api/types/swarm"
 
 	"skep/appliance/manager/loop"
+	"skep/appliance/wire"
 	"skep/store"
 	"skep/store/object"
-)
-
-const (
-	msgLeader  = `Node moved to "unknown" state due to leadership change in cluster`
-	msgMissed  = "heartbeat failure"
-	msgUnknown = `heartbeat failure for node in "unknown" state`
 )
 
 // term is what a dispatcher knows while it leads.
@@ -26,41 +20,30 @@ type term struct {
 	ended  chan struct{} // closed when the term is over
 	wakeup chan struct{} // size 1: there are reports to write, or a node's time may be up
 
-	mu       sync.Mutex // guards all below
-	sessions map[string]*session
-	// expires is when a node is down unless it is heard of.
-	expires    map[string]time.Time
+	soon    chan struct{} // size 1: clocks or beliefs have changed
+	beliefs *beliefs
+	// managers are the peers that all nodes are told; owned by follow.
+	managers atomic.Pointer[[]wire.Peer]
+	holding  sync.Mutex // held while Config.Holdings is called
+
+	mu         sync.Mutex // guards all below
+	sessions   map[string]*session
+	clocks     map[string]*clock // of the nodes that are not down
 	registered map[string][]time.Time
 	reports    []report
-	soon       chan struct{} // size 1: expires has changed
 }
 
-func newTerm(cfg Config) *term {
+func newTerm(cfg Config, b *beliefs) *term {
 	return &term{
 		cfg:        cfg,
 		ended:      make(chan struct{}),
 		wakeup:     make(chan struct{}, 1),
 		soon:       make(chan struct{}, 1),
 		sessions:   map[string]*session{},
-		expires:    map[string]time.Time{},
+		clocks:     map[string]*clock{},
+		beliefs:    b,
 		registered: map[string][]time.Time{},
 	}
-}
-
-// start gives the nodes that were up time to find the new leader.
-func (t *term) start(now time.Time) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for n := range t.cfg.Store.Snapshot().Nodes.All() {
-		if n.Status.State == swarm.NodeStateDown {
-			continue
-		}
-		t.expires[n.ID] = now.Add(grace * period)
-		if n.Status.State == swarm.NodeStateReady || n.Status.State == swarm.NodeStateDisconnected {
-			t.reports = append(t.reports, report{node: n.ID, state: swarm.NodeStateUnknown, message: msgLeader})
-		}
-	}
-	signal(t.wakeup)
 }
 
 func signal(c chan struct{}) {
@@ -91,100 +74,128 @@ func (t *term) register(s *session, now time.Time) error {
 		close(old.replaced)
 	}
 	t.sessions[s.node] = s
-	t.expires[s.node] = now.Add(missed * period)
+	t.clocks[s.node] = &clock{until: now.Add(missed * period), heard: now}
 	signal(t.soon)
 	return nil
 }
 
-func (t *term) unregister(s *session) {
+func (t *term) unregister(s *session, now time.Time) {
+	t.holding.Lock()
+	defer t.holding.Unlock()
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	if t.sessions[s.node] == s {
 		delete(t.sessions, s.node)
+		if c := t.clocks[s.node]; c != nil {
+			c.lost = now
+			signal(t.soon)
+		}
+	}
+	alone := t.sessions[s.node] == nil
+	t.mu.Unlock()
+	if alone && t.cfg.Holdings != nil {
+		t.cfg.Holdings(s.node, nil)
 	}
 }
 
-// alive moves the time at which a node is down.
-func (t *term) alive(s *session, until time.Time) {
+// hold passes on what a node says of its images.
+func (t *term) hold(s *session, h *wire.Holdings) {
+	if t.cfg.Holdings == nil {
+		return
+	}
+	t.holding.Lock()
+	defer t.holding.Unlock()
+	t.mu.Lock()
+	current := t.sessions[s.node] == s
+	t.mu.Unlock()
+	if current {
+		t.cfg.Holdings(s.node, h)
+	}
+}
+
+// invite asks a node to open a stream.
+func (t *term) invite(node, stream string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.sessions[s.node] == s {
-		t.expires[s.node] = until
+	s := t.sessions[node]
+	if s != nil {
+		s.poke(func(o *outbox) { o.invitations = append(o.invitations, stream) })
 	}
+	return s != nil
 }
 
-// follow wakes the sessions whose assignments may have changed, and ends those
-// of nodes that were removed.
+// generation is that of the certificate by which a node has its session.
+func (t *term) generation(node string) (g uint64, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.sessions[node]
+	if s == nil {
+		return 0, false
+	}
+	return s.generation, true
+}
+
+// follow wakes the sessions for which there may be something new, and ends
+// those of nodes that were removed.
 func (t *term) follow(ctx context.Context) error {
 	return loop.Follow(ctx, t.cfg.Store, func(prev *store.Snapshot, ch store.Changes, _ time.Time) (loop.Changes, time.Time) {
+		peers := ch.All
+		for _, k := range ch.Keys {
+			peers = peers || k.Kind == object.KindNode && !same(peer(prev, k.ID), peer(ch.Snapshot, k.ID))
+		}
+		if peers {
+			t.managers.Store(managers(ch.Snapshot))
+		}
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		wake := func(node string) {
-			if s := t.sessions[node]; s != nil {
-				s.poke(func(o *outbox) { o.assign = true })
+		for node := range t.sessions {
+			if peers {
+				t.wake(node, func(o *outbox) { o.swarm = true })
 			}
-		}
-		if ch.All {
-			for node := range t.sessions {
-				wake(node)
+			if ch.All {
+				t.wake(node, func(o *outbox) { o.assign = true })
+				t.end(ch.Snapshot, node)
 			}
 		}
 		for _, k := range ch.Keys {
-			switch k.Kind {
-			case object.KindTask:
-				if task, ok := ch.Snapshot.Tasks.Get(k.ID); ok {
-					wake(task.NodeID)
-				}
-				if task, ok := prev.Tasks.Get(k.ID); ok {
-					wake(task.NodeID)
-				}
-			case object.KindNode:
-				if _, ok := ch.Snapshot.Nodes.Get(k.ID); ok {
-					break
-				}
-				delete(t.expires, k.ID)
-				if s := t.sessions[k.ID]; s != nil {
-					s.poke(func(o *outbox) {
-						o.refuse = object.Errorf(errdefs.ErrNotFound, "node %s was removed from the swarm", k.ID)
-					})
-				}
-			default:
-			}
+			t.changed(prev, ch.Snapshot, k)
 		}
 		return loop.Changes{}, time.Time{}
 	})
 }
 
-// watch reports the nodes that were not heard of in time.
-func (t *term) watch(ctx context.Context) error {
-	for {
-		next := t.expire(time.Now())
-		if err := loop.Wait(ctx, t.soon, next); err != nil {
-			return err
+// changed wakes the sessions that one changed object concerns. The caller holds mu.
+func (t *term) changed(prev, snap *store.Snapshot, k store.Key) {
+	switch k.Kind {
+	case object.KindTask:
+		for _, s := range []*store.Snapshot{prev, snap} {
+			if task, ok := s.Tasks.Get(k.ID); ok {
+				t.wake(task.NodeID, func(o *outbox) { o.assign = true })
+			}
 		}
+	case object.KindCluster:
+		for node := range t.sessions {
+			t.wake(node, func(o *outbox) { o.swarm = true })
+		}
+	case object.KindNode:
+		t.wake(k.ID, func(o *outbox) { o.swarm = true })
+		t.end(snap, k.ID)
+	default:
 	}
 }
 
-func (t *term) expire(now time.Time) (next time.Time) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	snap := t.cfg.Store.Snapshot()
-	for node, at := range t.expires {
-		if at.After(now) {
-			next = loop.Earliest(next, at)
-			continue
-		}
-		delete(t.expires, node)
-		if s := t.sessions[node]; s != nil {
-			delete(t.sessions, node)
-			s.poke(func(o *outbox) { o.refuse = fmt.Errorf("node %s: %s", node, msgMissed) })
-		}
-		message := msgMissed
-		if n, ok := snap.Nodes.Get(node); ok && n.Status.State == swarm.NodeStateUnknown {
-			message = msgUnknown
-		}
-		t.reports = append(t.reports, report{node: node, state: swarm.NodeStateDown, message: message})
-		signal(t.wakeup)
+func (t *term) wake(node string, do func(*outbox)) {
+	if s := t.sessions[node]; s != nil {
+		s.poke(do)
 	}
-	return next
+}
+
+// end ends the session of a node that is no more.
+func (t *term) end(snap *store.Snapshot, node string) {
+	if _, ok := snap.Nodes.Get(node); ok {
+		return
+	}
+	delete(t.clocks, node)
+	t.wake(node, func(o *outbox) {
+		o.refuse = object.Errorf(errdefs.ErrNotFound, "node %s was removed from the swarm", node)
+	})
 }

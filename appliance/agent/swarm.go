@@ -1,0 +1,92 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+
+	"golang.org/x/sync/errgroup"
+
+	"skep/appliance/wire"
+)
+
+// maxStreams is how many streams the node serves at once: a manager that
+// invites it to more is not answered.
+const maxStreams = 256
+
+func (a *Agent) member() *wire.Member {
+	if a.cfg.Member == nil {
+		return nil
+	}
+	return a.cfg.Member()
+}
+
+// changed is the node as it is now, nil if that is what was told.
+func (a *Agent) changed(ctx context.Context, told *wire.Describe) *wire.Describe {
+	desc, err := a.describe(ctx)
+	if err != nil {
+		a.cfg.Logger.WarnContext(ctx, "node not described", "err", err)
+		return nil
+	}
+	now := wire.Describe{Description: desc, Member: a.member()}
+	if reflect.DeepEqual(now, *told) {
+		return nil
+	}
+	*told = now
+	return &now
+}
+
+// passOn hands on what the manager says of the swarm. It may take its time: the
+// session goes on meanwhile.
+func (s *session) passOn(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case sw := <-s.swarm:
+			if s.agent.cfg.Swarm == nil {
+				continue
+			}
+			if err := s.agent.cfg.Swarm(ctx, *sw); err != nil && ctx.Err() == nil {
+				s.agent.cfg.Logger.WarnContext(ctx, "news of the swarm not taken in", "err", err)
+			}
+		}
+	}
+}
+
+// hold tells the manager which images the node has.
+func (s *session) hold(ctx context.Context) error {
+	if s.agent.cfg.Holdings == nil {
+		return nil
+	}
+	err := s.agent.cfg.Holdings(ctx, func(h *wire.Holdings) error {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case s.held <- h:
+			return nil
+		}
+	})
+	if err != nil && ctx.Err() == nil {
+		return fmt.Errorf("tell images: %w", err) // the next session tells them all again
+	}
+	return nil
+}
+
+// invited serves a stream beside the session, and beyond its end.
+func (a *Agent) invited(ctx context.Context, stream string, streams *errgroup.Group) {
+	if a.cfg.Invited == nil {
+		return
+	}
+	select {
+	case a.streams <- struct{}{}:
+	default:
+		a.cfg.Logger.WarnContext(ctx, "invitation to a stream declined: too many are open", "streams", maxStreams)
+		return
+	}
+	streams.Go(func() error {
+		defer func() { <-a.streams }()
+		a.cfg.Invited(ctx, stream)
+		return nil
+	})
+}

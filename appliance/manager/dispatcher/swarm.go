@@ -1,0 +1,67 @@
+package dispatcher
+
+import (
+	"reflect"
+
+	"github.com/moby/moby/api/types/swarm"
+
+	"skep/appliance/wire"
+	"skep/store"
+	"skep/store/object"
+)
+
+// news is what the node is to know of the swarm, nil if it knows it.
+func (s *sent) news(snap *store.Snapshot, managers []wire.Peer, node string) *wire.Swarm {
+	n, ok := snap.Nodes.Get(node)
+	if !ok {
+		return nil
+	}
+	now := about(snap, n)
+	now.Managers = managers
+	if s.swarm != nil && reflect.DeepEqual(*s.swarm, now) {
+		return nil
+	}
+	s.swarm = &now
+	return &now
+}
+
+// about is the swarm as one of its nodes is to know it.
+func about(snap *store.Snapshot, n *object.Node) wire.Swarm {
+	sw := wire.Swarm{Role: role(n), Renew: n.MinGeneration}
+	if c := snap.Cluster(); c != nil {
+		sw.Roots = c.RootCA.Cert
+		sw.GossipVersion, sw.GossipKeys = c.GossipKeys.Version, c.GossipKeys.Keys
+	}
+	return sw
+}
+
+// managers are the peers of all nodes, in the order of their IDs.
+func managers(snap *store.Snapshot) *[]wire.Peer {
+	var out []wire.Peer
+	for n := range snap.Nodes.All() {
+		if p := peer(snap, n.ID); p != nil {
+			out = append(out, *p)
+		}
+	}
+	return &out
+}
+
+// peer is how a manager is reached, nil if the node is none or has not said it.
+func peer(snap *store.Snapshot, node string) *wire.Peer {
+	n, ok := snap.Nodes.Get(node)
+	if !ok || n.Spec.Role != swarm.NodeRoleManager || n.ManagerStatus == nil || n.ManagerStatus.Addr == "" {
+		return nil
+	}
+	return &wire.Peer{NodeID: n.ID, Addr: n.ManagerStatus.Addr}
+}
+
+func same(a, b *wire.Peer) bool { return a == b || a != nil && b != nil && *a == *b }
+
+// role is what a node is to be: one that is demoted remains a manager until the
+// roles loop has taken it out of the replicas and forgotten its status.
+func role(n *object.Node) swarm.NodeRole {
+	if n.Spec.Role == swarm.NodeRoleManager || n.ManagerStatus != nil {
+		return swarm.NodeRoleManager
+	}
+	return swarm.NodeRoleWorker
+}
