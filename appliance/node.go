@@ -32,6 +32,7 @@ type node struct {
 	logger *slog.Logger
 
 	dir        *dataDir
+	front      *identity.Front
 	keys       *identity.Keystore
 	host       *host
 	exe        string // what containers start from
@@ -69,6 +70,7 @@ type step struct {
 func (n *node) runtime() []step {
 	return []step{
 		{"data directory", n.openDir},
+		{"front", n.openFront},
 		{"keystore", n.openKeys},
 		{"runtime program", n.install},
 		{"network", n.openNetworks},
@@ -116,12 +118,23 @@ func (n *node) openDir(context.Context) (err error) {
 	return err
 }
 
-func (n *node) openKeys(context.Context) (err error) {
-	if n.keys, err = identity.Open(n.dir.path); err != nil {
+// openFront is what a node needs to talk to its operator.
+func (n *node) openFront(context.Context) (err error) {
+	if n.front, err = identity.OpenFront(n.dir.path); err != nil {
 		return err
 	}
 	n.host, err = readHost(n.dir.scope(), n.cfg.Hostname, n.dir.path, n.cfg.Swarm.Labels)
 	return err
+}
+
+func (n *node) openKeys(context.Context) (err error) {
+	n.keys, err = identity.Open(n.dir.path)
+	return err
+}
+
+// links are the machine's, without the node's own.
+func (n *node) links() ([]link, error) {
+	return machineLinks(func(name string) bool { return strings.Contains(name, n.dir.scope()) })
 }
 
 // install places what containers start from: the small program that this
@@ -203,9 +216,7 @@ func (n *node) openMembership(context.Context) error {
 		host:    n.host,
 		tasks:   n.tasks,
 		journal: n.journal,
-		links: func() ([]link, error) {
-			return machineLinks(func(name string) bool { return strings.Contains(name, n.dir.scope()) })
-		},
+		links:   n.links,
 		logger:  n.logger.With("part", "swarm"),
 		calls:   make(chan *call),
 		settled: make(chan struct{}),
@@ -272,6 +283,9 @@ func (n *node) close() {
 	}
 	if n.keys != nil {
 		n.logClose("keystore", n.keys.Close())
+	}
+	if n.front != nil {
+		n.logClose("front", n.front.Close())
 	}
 	if n.dir != nil {
 		n.logClose("data directory", n.dir.Close())

@@ -51,7 +51,7 @@ func (n *node) serverCertificate() (tls.Certificate, error) {
 	t := n.cfg.Admin.TLS
 	if t.Cert == "" {
 		hosts := []string{n.host.hostname, "localhost", "127.0.0.1"}
-		links, err := n.membership.links()
+		links, err := n.links()
 		if err != nil {
 			return tls.Certificate{}, err
 		}
@@ -60,7 +60,7 @@ func (n *node) serverCertificate() (tls.Certificate, error) {
 				hosts = append(hosts, a.String())
 			}
 		}
-		return n.keys.Server(hosts, time.Now())
+		return n.front.Server(hosts, time.Now())
 	}
 	cert, err := t.Cert.Read()
 	if err != nil {

@@ -6,45 +6,36 @@ import (
 	"fmt"
 	"io"
 	"os"
-
-	"skep/pki/seal"
 )
 
 // temporary is the end of the name of a file that is not whole yet.
 const temporary = ".tmp"
 
-// encrypt is the keystore's file.
-func encrypt(kek seal.Secret, s State) ([]byte, error) {
-	ring, err := seal.NewKeyring(kek.Derive("skep keystore"))
-	if err != nil {
-		return nil, err
-	}
-	plain, err := encode(s)
-	if err != nil {
-		return nil, err
-	}
-	return ring.Seal(seal.Domain("keystore"), plain), nil
+// folder is the data directory.
+type folder struct {
+	dir  *os.File
+	root *os.Root
 }
 
-func decrypt(kek seal.Secret, b []byte) (State, error) {
-	ring, err := seal.NewKeyring(kek.Derive("skep keystore"))
-	if err != nil {
-		return State{}, err
+func openFolder(path string) (f folder, err error) {
+	if f.dir, err = os.Open(path); err != nil {
+		return f, err
 	}
-	plain, err := ring.Open(seal.Domain("keystore"), b)
-	if err != nil {
-		return State{}, err
+	if f.root, err = os.OpenRoot(path); err != nil {
+		return f, errors.Join(err, f.dir.Close())
 	}
-	return decode(plain)
+	return f, nil
 }
 
-func read(root *os.Root, name string) ([]byte, error) {
-	f, err := root.Open(name)
+func (f folder) close() error { return errors.Join(f.root.Close(), f.dir.Close()) }
+
+func (f folder) read(name string) ([]byte, error) {
+	file, err := f.root.Open(name)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = f.Close() }()
-	b, err := io.ReadAll(io.LimitReader(f, maxKeystore+1))
+	defer func() { _ = file.Close() }()
+	b, err := io.ReadAll(io.LimitReader(file, maxKeystore+1))
 	if err == nil && len(b) > maxKeystore {
 		err = fmt.Errorf("%s is larger than %d bytes", name, maxKeystore)
 	}
@@ -54,36 +45,36 @@ func read(root *os.Root, name string) ([]byte, error) {
 // replace puts b in the place of the file of that name, all or nothing, and
 // for good: the new file is on the disk and reads back before it takes the
 // name, and the name is on the disk before replace returns.
-func (k *Keystore) replace(name string, b []byte) error {
-	if err := k.write(name+temporary, b); err != nil {
+func (f folder) replace(name string, b []byte) error {
+	if err := f.write(name+temporary, b); err != nil {
 		return err
 	}
-	back, err := read(k.root, name+temporary)
+	back, err := f.read(name + temporary)
 	if err != nil {
 		return err
 	}
 	if !bytes.Equal(back, b) {
 		return fmt.Errorf("%s does not read back as it was written", name+temporary)
 	}
-	if err := k.root.Rename(name+temporary, name); err != nil {
+	if err := f.root.Rename(name+temporary, name); err != nil {
 		return err
 	}
-	return k.dir.Sync()
+	return f.dir.Sync()
 }
 
-func (k *Keystore) write(name string, b []byte) error {
-	f, err := k.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+func (f folder) write(name string, b []byte) error {
+	file, err := f.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(b)
-	return errors.Join(err, f.Sync(), f.Close())
+	_, err = file.Write(b)
+	return errors.Join(err, file.Sync(), file.Close())
 }
 
 // remove takes a file away for good.
-func (k *Keystore) remove(name string) error {
-	if err := k.root.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+func (f folder) remove(name string) error {
+	if err := f.root.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return k.dir.Sync()
+	return f.dir.Sync()
 }

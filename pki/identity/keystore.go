@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -26,12 +27,15 @@ var ErrLocked = errors.New("keystore is locked")
 // ErrWrongKey says that a key is not the one that opens the keystore.
 var ErrWrongKey = errors.New("invalid key provided")
 
+// ErrFormat says that a data directory has a form that this program does not
+// know: a newer one wrote it.
+var ErrFormat = errors.New("data directory was written by another version of skep")
+
 // Keystore is the open keystore of a data directory. No other process has it
 // open. It may be used by many goroutines.
 type Keystore struct {
-	dir  *os.File // locked while the keystore is open
-	root *os.Root
-	ring *seal.Keyring // over state.DEKs
+	folder               // its directory is locked while the keystore is open
+	ring   *seal.Keyring // over state.DEKs
 
 	mu    sync.Mutex // guards what follows, and the files
 	kek   seal.Secret
@@ -43,7 +47,7 @@ type Keystore struct {
 // [Unlock] opens it.
 func Open(dir string) (*Keystore, error) {
 	return open(dir, func(k *Keystore) error {
-		kek, err := read(k.root, kekName)
+		kek, err := k.read(kekName)
 		switch {
 		case err == nil && len(kek) == seal.KeySize:
 			k.kek = kek
@@ -52,7 +56,7 @@ func Open(dir string) (*Keystore, error) {
 		default:
 			return err
 		}
-		sealed, err := read(k.root, keystoreName)
+		sealed, err := k.read(keystoreName)
 		if errors.Is(err, os.ErrNotExist) {
 			return k.create()
 		}
@@ -74,33 +78,39 @@ func Open(dir string) (*Keystore, error) {
 // Unlock opens the locked keystore in dir. A key that does not fit is [ErrWrongKey].
 func Unlock(dir string, key seal.Secret) (*Keystore, error) {
 	return open(dir, func(k *Keystore) error {
-		sealed, err := read(k.root, keystoreName)
+		sealed, err := k.read(keystoreName)
 		if err != nil {
 			return err
 		}
 		k.kek = key
-		if err := k.load(sealed); !errors.Is(err, seal.ErrNoKey) {
+		if err := k.load(sealed); errors.Is(err, seal.ErrNoKey) {
+			return ErrWrongKey
+		} else if err != nil {
 			return err
 		}
-		return ErrWrongKey
+		// A crash in Lock may have left the key from before.
+		return k.remove(kekName)
+	})
+}
+
+// Abandon makes a new keystore in the place of a locked one, for a node that
+// has left its swarm. All that the old one's keys sealed is lost for good.
+func Abandon(dir string) (*Keystore, error) {
+	return open(dir, func(k *Keystore) error {
+		return k.unlock(State{DEKs: []seal.Secret{seal.NewSecret()}, Left: true})
 	})
 }
 
 func open(dir string, fill func(*Keystore) error) (*Keystore, error) {
-	d, err := os.Open(dir)
+	f, err := openFolder(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open keystore: %w", err)
 	}
-	if err = unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = d.Close()
+	k := &Keystore{folder: f}
+	if err = unix.Flock(int(f.dir.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = k.Close()
 		return nil, fmt.Errorf("open keystore: another process uses %s: %w", dir, err)
 	}
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		_ = d.Close()
-		return nil, fmt.Errorf("open keystore: %w", err)
-	}
-	k := &Keystore{dir: d, root: root}
 	if err = fill(k); err != nil {
 		_ = k.Close()
 		return nil, fmt.Errorf("open keystore: %w", err)
@@ -125,18 +135,23 @@ func (k *Keystore) create() error {
 
 // load opens what lies in the keystore's file with the key at hand.
 func (k *Keystore) load(sealed []byte) error {
-	s, err := decrypt(k.kek, sealed)
+	ring, err := keystoreRing(k.kek)
 	if err != nil {
 		return err
+	}
+	var s State
+	if err := decrypt(ring, "keystore", sealed, &s); err != nil {
+		return err
+	}
+	if len(s.DEKs) == 0 {
+		return errors.New("no keys in it")
 	}
 	k.state = s
 	return nil
 }
 
 // Close lets other processes open the keystore.
-func (k *Keystore) Close() error {
-	return errors.Join(k.root.Close(), k.dir.Close())
-}
+func (k *Keystore) Close() error { return k.close() }
 
 // State is a copy of what the keystore holds.
 func (k *Keystore) State() State {
@@ -159,6 +174,7 @@ func (k *Keystore) Update(change func(*State) error) error {
 		return err
 	}
 	next.DEKs, next.Locked, next.KEKVersion = k.state.clone().DEKs, k.state.Locked, k.state.KEKVersion
+	next.StaleKey = k.state.StaleKey && bytes.Equal(next.Key, k.state.Key)
 	return k.save(k.kek, next)
 }
 
@@ -190,38 +206,82 @@ func (k *Keystore) RetireDEKs() error {
 }
 
 // Lock makes key, an unlock key, the only one that opens the keystore from now
-// on. The node goes on as it is until it starts again.
+// on. The node goes on as it is until it starts again. The keys that an older
+// keystore gave away, which may be found in free blocks of the disk, are to be
+// replaced: there is a new DEK, and the node's TLS key is stale.
 func (k *Keystore) Lock(key seal.Secret, version uint64) error {
 	if len(key) != seal.KeySize {
 		return fmt.Errorf("lock keystore: a key of %d bytes", len(key))
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	next := k.state.clone()
+	next := k.renewed()
 	next.Locked, next.KEKVersion = true, version
 	// A crash in between leaves a key that opens nothing.
 	if err := k.save(key, next); err != nil {
 		return err
 	}
+	k.ring.Rotate(next.DEKs[0])
 	return k.remove(kekName)
 }
 
-// Unlocked undoes Lock: the keystore opens by itself from now on.
+// Unlocked undoes Lock: the keystore opens by itself from now on. Keys are to
+// be replaced as they are by Lock. One that was not locked only takes the
+// version.
 func (k *Keystore) Unlocked(version uint64) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	next, kek := k.state.clone(), seal.NewSecret()
+	if !k.state.Locked {
+		next := k.state.clone()
+		next.KEKVersion = version
+		return k.save(k.kek, next)
+	}
+	next := k.renewed()
 	next.Locked, next.KEKVersion = false, version
-	// A crash in between leaves a key that opens nothing.
-	if err := k.replace(kekName, kek); err != nil {
+	if err := k.unlock(next); err != nil {
 		return err
+	}
+	k.ring.Rotate(next.DEKs[0])
+	return nil
+}
+
+// Forget makes the node a member of no swarm, for good. Its keystore opens by
+// itself.
+func (k *Keystore) Forget() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	next := State{DEKs: k.state.clone().DEKs, Left: true}
+	if !k.state.Locked {
+		return k.save(k.kek, next)
+	}
+	return k.unlock(next)
+}
+
+// renewed is a copy of the state in which the keys are on their way out.
+func (k *Keystore) renewed() State {
+	next := k.state.clone()
+	next.DEKs = append([]seal.Secret{seal.NewSecret()}, next.DEKs...)
+	next.StaleKey = len(next.Key) > 0
+	return next
+}
+
+// unlock saves the state under a key that lies beside it. It is for a keystore
+// that is locked: a crash in between leaves a key that opens nothing.
+func (k *Keystore) unlock(next State) error {
+	kek := seal.NewSecret()
+	if err := k.replace(kekName, kek); err != nil {
+		return fmt.Errorf("write keystore: %w", err)
 	}
 	return k.save(kek, next)
 }
 
 // save writes the state under a key and makes both current.
 func (k *Keystore) save(kek seal.Secret, next State) error {
-	b, err := encrypt(kek, next)
+	ring, err := keystoreRing(kek)
+	if err != nil {
+		return fmt.Errorf("write keystore: %w", err)
+	}
+	b, err := encrypt(ring, "keystore", next)
 	if err != nil {
 		return fmt.Errorf("write keystore: %w", err)
 	}

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/fxamacker/cbor/v2"
 	"github.com/google/go-cmp/cmp"
 
 	"skep/pki"
@@ -178,12 +180,124 @@ func TestKeystore_LocksAndUnlocks(t *testing.T) {
 	if s := k.State(); s.NodeID != "n2" || !s.Locked || s.KEKVersion != 3 {
 		t.Errorf("got %+v", s)
 	}
+	if _, err := os.Stat(filepath.Join(dir, "kek")); !errors.Is(err, os.ErrNotExist) {
+		t.Error("the key from before the lock still lies there")
+	}
 	if err := k.Unlocked(4); err != nil {
 		t.Fatal(err)
 	}
 	closeNow(t, k)
 	if s := open(t, dir).State(); s.NodeID != "n2" || s.Locked || s.KEKVersion != 4 {
 		t.Errorf("got %+v", s)
+	}
+}
+
+// A lock, its change and its end each call for new keys: those before may have
+// been read with the key that was replaced.
+func TestKeystore_ANewKeyOfItsOwnMakesTheOthersStale(t *testing.T) {
+	k := open(t, t.TempDir())
+	update(t, k, func(s *identity.State) error {
+		s.Key = seal.Secret("a TLS key")
+		return nil
+	})
+	for i, set := range []func() error{
+		func() error { return k.Lock(seal.NewSecret(), 1) },
+		func() error { return k.Lock(seal.NewSecret(), 2) },
+		func() error { return k.Unlocked(3) },
+	} {
+		sealed := k.Keyring().Seal("d", []byte("x"))
+		if err := set(); err != nil {
+			t.Fatal(err)
+		}
+		if s := k.State(); len(s.DEKs) != i+2 || !s.StaleKey || k.Keyring().Current(sealed) {
+			t.Errorf("%d keys, stale %t, current %t", len(s.DEKs), s.StaleKey, k.Keyring().Current(sealed))
+		}
+		if _, err := k.Keyring().Open("d", sealed); err != nil {
+			t.Error(err)
+		}
+		update(t, k, func(*identity.State) error { return nil })
+		if !k.State().StaleKey {
+			t.Error("an update that keeps the key made it fresh")
+		}
+		update(t, k, func(s *identity.State) error {
+			s.Key = append(s.Key, 'x')
+			return nil
+		})
+		if k.State().StaleKey {
+			t.Error("a new key is stale")
+		}
+	}
+	// One that was not locked has given nothing away.
+	if err := k.Unlocked(9); err != nil {
+		t.Fatal(err)
+	}
+	if s := k.State(); s.StaleKey || len(s.DEKs) != 4 || s.KEKVersion != 9 {
+		t.Errorf("got version %d, %d keys", s.KEKVersion, len(s.DEKs))
+	}
+}
+
+func TestKeystore_ForgetsAndIsAbandonedUnlocked(t *testing.T) {
+	for name, leave := range map[string]func(*testing.T, *identity.Keystore, string) *identity.Keystore{
+		"by a node that has the key": func(t *testing.T, k *identity.Keystore, dir string) *identity.Keystore {
+			if err := k.Forget(); err != nil {
+				t.Fatal(err)
+			}
+			closeNow(t, k)
+			return open(t, dir)
+		},
+		"by one that has not": func(t *testing.T, k *identity.Keystore, dir string) *identity.Keystore {
+			closeNow(t, k)
+			k, err := identity.Abandon(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			closeNow(t, k)
+			return open(t, dir)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			k := open(t, dir)
+			update(t, k, setNode("n1"))
+			key := seal.NewSecret()
+			if err := k.Lock(key, 3); err != nil {
+				t.Fatal(err)
+			}
+			k = leave(t, k, dir)
+			if s := k.State(); s.NodeID != "" || s.Locked || s.KEKVersion != 0 || !s.Left {
+				t.Errorf("got %+v", s)
+			}
+			closeNow(t, k)
+			if _, err := identity.Unlock(dir, key); !errors.Is(err, identity.ErrWrongKey) {
+				t.Errorf("the old key: got %v", err)
+			}
+		})
+	}
+}
+
+func TestKeystore_OfAnotherFormatIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	closeNow(t, open(t, dir))
+	kek, err := os.ReadFile(filepath.Join(dir, "kek"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring, err := seal.NewKeyring(seal.Secret(kek).Derive("skep keystore"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, content := range []any{map[string]any{"deks": [][]byte{make([]byte, 32)}, "of_tomorrow": true}, "something else"} {
+		plain, err := cbor.Marshal(map[string]any{"format": 2, "content": content})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "keystore"), ring.Seal(seal.Domain("keystore"), plain), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err = identity.Open(dir)
+		if !errors.Is(err, identity.ErrFormat) || !strings.Contains(err.Error(), "it has format 2, and this program reads format 1") {
+			t.Errorf("got %v", err)
+		}
 	}
 }
 
@@ -246,33 +360,6 @@ func TestState_TLSIsTheNodesOwn(t *testing.T) {
 	}
 }
 
-func TestKeystore_ServerCertificateStaysUntilItMustNot(t *testing.T) {
-	dir := t.TempDir()
-	k := open(t, dir)
-	now := time.Now()
-	serve := func(k *identity.Keystore, now time.Time, hosts ...string) []byte {
-		t.Helper()
-		c, err := k.Server(hosts, now)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return c.Certificate[0]
-	}
-	first := serve(k, now, "mgr1", "10.0.0.1")
-	closeNow(t, k)
-	k = open(t, dir)
-	if !bytes.Equal(first, serve(k, now.Add(time.Hour), "10.0.0.1")) {
-		t.Error("made another without need")
-	}
-	if bytes.Equal(first, serve(k, now, "10.0.0.2")) {
-		t.Error("kept one that is not for the address")
-	}
-	second := serve(k, now, "10.0.0.2")
-	if bytes.Equal(second, serve(k, now.Add(11*365*24*time.Hour), "10.0.0.2")) {
-		t.Error("kept one that has expired")
-	}
-}
-
 func TestUnlockKey_HasOneSpelling(t *testing.T) {
 	const text = "SWMKEY-1-7c37Cc8654o6p38HnroywCi19pllOnGtbdZEgtKxZu8"
 	key, err := identity.ParseUnlockKey(text + "\n")
@@ -299,22 +386,62 @@ func FuzzParseUnlockKey(f *testing.F) {
 	})
 }
 
-// FuzzOpen: whatever lies in the file, it is refused.
+// FuzzOpen: whatever lies in the files, it is refused.
 func FuzzOpen(f *testing.F) {
 	f.Add([]byte("x"))
 	f.Add(make([]byte, 200))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		dir := t.TempDir()
-		if err := errors.Join(
-			os.WriteFile(filepath.Join(dir, "kek"), make([]byte, seal.KeySize), 0o600),
-			os.WriteFile(filepath.Join(dir, "keystore"), in, 0o600),
-		); err != nil {
-			t.Fatal(err)
+		for name, content := range map[string][]byte{
+			"kek": make([]byte, seal.KeySize), "keystore": in, "front.key": make([]byte, seal.KeySize), "front": in,
+		} {
+			if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if k, err := identity.Open(dir); err == nil {
 			_ = k.Close()
 			t.Error("opened")
 		}
+		if k, err := identity.Unlock(dir, make([]byte, seal.KeySize)); err == nil {
+			_ = k.Close()
+			t.Error("unlocked")
+		}
+		if f, err := identity.OpenFront(dir); err == nil {
+			_ = f.Close()
+			t.Error("opened the front")
+		}
+	})
+}
+
+// FuzzState: what lies sealed in the keystore opens as a state, or is refused.
+func FuzzState(f *testing.F) {
+	f.Add([]byte{})
+	state, err := cbor.Marshal(map[string]any{"format": 1, "content": map[string]any{"deks": [][]byte{make([]byte, 32)}}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(state)
+	ring, err := seal.NewKeyring(seal.Secret(make([]byte, seal.KeySize)).Derive("skep keystore"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, plain []byte) {
+		dir := t.TempDir()
+		if err := errors.Join(
+			os.WriteFile(filepath.Join(dir, "kek"), make([]byte, seal.KeySize), 0o600),
+			os.WriteFile(filepath.Join(dir, "keystore"), ring.Seal(seal.Domain("keystore"), plain), 0o600),
+		); err != nil {
+			t.Fatal(err)
+		}
+		k, err := identity.Open(dir)
+		if err != nil {
+			return
+		}
+		if s := k.State(); len(s.DEKs) == 0 {
+			t.Error("a state without keys")
+		}
+		_ = k.Close()
 	})
 }
 

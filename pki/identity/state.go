@@ -44,6 +44,10 @@ type State struct {
 	// file's init and join have no say any more.
 	Left bool `cbor:"left"`
 
+	// StaleKey says that Key lay under a key of the keystore that was replaced:
+	// the node needs another. A new Key clears it.
+	StaleKey bool `cbor:"stale_key"`
+
 	// Key and Certificate are the node's own, Roots the ones that it trusts; all PEM.
 	Key         seal.Secret `cbor:"key"`
 	Certificate []byte      `cbor:"certificate"`
@@ -81,16 +85,40 @@ func (s State) LogValue() slog.Value {
 	return slog.GroupValue(slog.String("cluster", s.ClusterID), slog.String("node", s.NodeID))
 }
 
-// encode and decode are the keystore's form before it is sealed.
-func encode(s State) ([]byte, error) {
+// format is the number of the form that a node's data directory has. It changes
+// when a program before the change could not use, or would spoil, what one
+// after it wrote.
+const format = 1
+
+// envelope is what a sealed file of this package holds.
+type envelope struct {
+	Format  uint64          `cbor:"format"`
+	Content cbor.RawMessage `cbor:"content"`
+}
+
+// encrypt is the form of a file that holds v.
+func encrypt(ring *seal.Keyring, domain string, v any) ([]byte, error) {
 	mode, err := cbor.CoreDetEncOptions().EncMode()
 	if err != nil {
 		return nil, err
 	}
-	return mode.Marshal(s)
+	content, err := mode.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := mode.Marshal(envelope{format, content})
+	if err != nil {
+		return nil, err
+	}
+	return ring.Seal(seal.Domain(domain), plain), nil
 }
 
-func decode(b []byte) (State, error) {
+// decrypt reads such a file. What a newer program wrote is refused.
+func decrypt(ring *seal.Keyring, domain string, sealed []byte, v any) error {
+	plain, err := ring.Open(seal.Domain(domain), sealed)
+	if err != nil {
+		return err
+	}
 	mode, err := cbor.DecOptions{
 		DupMapKey:         cbor.DupMapKeyEnforcedAPF,
 		ExtraReturnErrors: cbor.ExtraDecErrorUnknownField,
@@ -99,14 +127,18 @@ func decode(b []byte) (State, error) {
 		MaxNestedLevels:   8,
 	}.DecMode()
 	if err != nil {
-		return State{}, err
+		return err
 	}
-	var s State
-	if err := mode.Unmarshal(b, &s); err != nil {
-		return State{}, err
+	var e envelope
+	if err := mode.Unmarshal(plain, &e); err != nil {
+		return err
 	}
-	if len(s.DEKs) == 0 {
-		return State{}, fmt.Errorf("no keys in it")
+	if e.Format != format {
+		return fmt.Errorf("%w: it has format %d, and this program reads format %d", ErrFormat, e.Format, format)
 	}
-	return s, nil
+	return mode.Unmarshal(e.Content, v)
+}
+
+func keystoreRing(kek seal.Secret) (*seal.Keyring, error) {
+	return seal.NewKeyring(kek.Derive("skep keystore"))
 }
