@@ -101,7 +101,8 @@ func (m *membership) openMember() (*replica.Member, error) {
 	id := m.keys.State()
 	member, err := replica.Open(replica.Config{
 		Dir:       m.dir.join("raft"),
-		NodeID:    id.RaftID,
+		ID:        id.RaftID,
+		NodeID:    id.NodeID,
 		ClusterID: id.ClusterID,
 		Keyring:   m.keys.Keyring(),
 		Bootstrap: len(id.Founding) > 0,

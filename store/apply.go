@@ -43,21 +43,63 @@ type draft struct {
 	keys    []Key
 }
 
-func (d *draft) run(encoded []byte) error {
-	var c command
-	if len(encoded) > MaxCommand {
-		return &FatalError{fmt.Errorf("%d bytes are too many", len(encoded))}
+// Check is the [FatalError] that applying a command would come to, whatever the
+// state; nil if there is none.
+func Check(encoded []byte) error {
+	c, err := parse(encoded)
+	if err != nil {
+		return err
 	}
-	if err := object.Decode(encoded, &c); err != nil {
-		return &FatalError{err}
+	for i := range c.Changes {
+		if _, err := c.Changes[i].decode(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func parse(encoded []byte) (*command, error) {
+	if len(encoded) > MaxCommand {
+		return nil, &FatalError{fmt.Errorf("%d bytes are too many", len(encoded))}
+	}
+	c := new(command)
+	if err := object.Decode(encoded, c); err != nil {
+		return nil, &FatalError{err}
 	}
 	if c.V != commandVersion || c.Type != commandChange {
-		return &FatalError{fmt.Errorf("unknown command %q, version %d", c.Type, c.V)}
+		return nil, &FatalError{fmt.Errorf("unknown command %q, version %d: the swarm is used by a newer version of this program", c.Type, c.V)}
+	}
+	return c, nil
+}
+
+// decode is the object of a change; a delete has none.
+func (ch *change) decode() (object.Object, error) {
+	switch ch.Op {
+	case opCreate, opUpdate:
+	case opDelete:
+		return nil, nil
+	default:
+		return nil, &FatalError{fmt.Errorf("unknown change %q", ch.Op)}
+	}
+	o := object.New(ch.Kind)
+	if o == nil {
+		return nil, &FatalError{fmt.Errorf("unknown kind %q", ch.Kind)}
+	}
+	if err := object.Decode(ch.Object, o); err != nil {
+		return nil, &FatalError{fmt.Errorf("decode %s: %w", ch.Kind, err)}
+	}
+	return o, nil
+}
+
+func (d *draft) run(encoded []byte) error {
+	c, err := parse(encoded)
+	if err != nil {
+		return err
 	}
 	// Names are looked at last: one may pass from an object to another.
 	puts := make([]object.Object, 0, len(c.Changes))
 	for i := range c.Changes {
-		o, err := d.change(&c, &c.Changes[i])
+		o, err := d.change(c, &c.Changes[i])
 		if err != nil {
 			return err
 		}
@@ -75,15 +117,12 @@ func (d *draft) run(encoded []byte) error {
 
 // change makes one change, and is the object that is there after it.
 func (d *draft) change(c *command, ch *change) (object.Object, error) {
-	var o object.Object
+	o, err := ch.decode()
+	if err != nil {
+		return nil, err
+	}
 	id := ch.ID
-	if ch.Op != opDelete {
-		if o = object.New(ch.Kind); o == nil {
-			return nil, &FatalError{fmt.Errorf("unknown kind %q", ch.Kind)}
-		}
-		if err := object.Decode(ch.Object, o); err != nil {
-			return nil, &FatalError{fmt.Errorf("decode %s: %w", ch.Kind, err)}
-		}
+	if o != nil {
 		fillSpecVersion(o, d.Index)
 		id = o.Key()
 	}
@@ -105,8 +144,6 @@ func (d *draft) change(c *command, ch *change) (object.Object, error) {
 		if o != nil {
 			*o.Metadata() = swarm.Meta{CreatedAt: was.CreatedAt, UpdatedAt: c.Time}
 		}
-	default:
-		return nil, &FatalError{fmt.Errorf("unknown change %q", ch.Op)}
 	}
 	d.keys = append(d.keys, Key{ch.Kind, id})
 	if o == nil {

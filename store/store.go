@@ -78,10 +78,7 @@ func (s *Store) Snapshot() *Snapshot { return s.now.Load() }
 func (s *Store) Since(after uint64) Changes {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.news == nil {
-		s.news = make(chan struct{})
-	}
-	c := Changes{Snapshot: s.now.Load(), News: s.news}
+	c := Changes{Snapshot: s.now.Load(), News: s.newsLocked()}
 	if after < s.base || after == 0 {
 		c.All = true
 		return c
@@ -95,6 +92,20 @@ func (s *Store) Since(after uint64) Changes {
 		}
 	}
 	return c
+}
+
+// News closes at the next change.
+func (s *Store) News() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.newsLocked()
+}
+
+func (s *Store) newsLocked() <-chan struct{} {
+	if s.news == nil {
+		s.news = make(chan struct{})
+	}
+	return s.news
 }
 
 // publish makes next the present state.

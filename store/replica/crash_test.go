@@ -40,7 +40,7 @@ func writeForEver(dir string) error {
 		return err
 	}
 	m, err := replica.Open(replica.Config{
-		Dir: dir, NodeID: "n", ClusterID: "c", Keyring: ring, Bootstrap: true,
+		Dir: dir, ID: "m", NodeID: "n", ClusterID: "c", Keyring: ring, Bootstrap: true,
 		// So that snapshots are taken and the log is cut all the time.
 		Timing: replica.Timing{Heartbeat: 50 * time.Millisecond, SnapshotInterval: 10 * time.Millisecond, SnapshotThreshold: 40, TrailingLogs: 10},
 		Logger: slog.New(slog.DiscardHandler),

@@ -14,7 +14,6 @@ package replica
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -32,13 +31,19 @@ import (
 // Config is what a Member needs.
 type Config struct {
 	// Dir is where the log and the snapshots are kept.
-	Dir       string
+	Dir string
+	// ID is the member's own: one that was removed never comes back under it.
+	ID string
+	// NodeID is the node's, which the other members know as its address.
 	NodeID    string
 	ClusterID string
 	Keyring   *seal.Keyring
 	// Transport connects the members; their addresses are their node IDs. Nil
 	// is enough for a group of one. The member closes it.
 	Transport raft.Transport
+	// Forward reaches the leader from a member that does not lead. Without it
+	// only the leader takes proposals.
+	Forward Forwarder
 	// Bootstrap makes a new group of this member alone, if there is no state yet.
 	Bootstrap bool
 	// Timing is for tests; the zero value is right for production.
@@ -74,10 +79,13 @@ type Member struct {
 	cfg    Config
 	stores Stores
 	disk   *raftlog.Log // nil if there are Stores of the caller's
+	peers  *peers       // the transport
 	// solitary members have no transport, and so nobody to talk to.
 	solitary bool
 
-	failed   chan error // the first failure that ends the member
+	leader   leader
+	changing chan struct{} // holds a token while the configuration is changed
+	failed   chan error    // the first failure that ends the member
 	failOnce sync.Once
 	leading  atomic.Bool
 	ready    chan struct{} // closed when the group has a leader
@@ -94,18 +102,20 @@ type Member struct {
 // Open reads what is on the disk. Call Run next, or Close.
 func Open(cfg Config) (*Member, error) {
 	m := &Member{
-		Store: store.New(), cfg: cfg,
+		Store: store.New(), cfg: cfg, changing: make(chan struct{}, 1),
 		failed: make(chan error, 1), ready: make(chan struct{}), started: make(chan struct{}), over: make(chan struct{}),
 	}
-	if m.solitary = cfg.Transport == nil; m.solitary {
-		_, m.cfg.Transport = raft.NewInmemTransport(raft.ServerAddress(cfg.NodeID))
+	transport := cfg.Transport
+	if m.solitary = transport == nil; m.solitary {
+		_, transport = raft.NewInmemTransport(raft.ServerAddress(cfg.NodeID))
 	}
+	m.peers = newPeers(transport, cfg.NodeID)
 	if cfg.Stores != nil {
 		m.stores = *cfg.Stores
 		return m, nil
 	}
 	disk, snaps, err := raftlog.Open(raftlog.Config{
-		Dir: cfg.Dir, ClusterID: cfg.ClusterID, NodeID: cfg.NodeID, Keyring: cfg.Keyring,
+		Dir: cfg.Dir, ClusterID: cfg.ClusterID, NodeID: cfg.ID, Keyring: cfg.Keyring,
 		Failed: m.fail, Logger: cfg.Logger,
 	})
 	if err != nil {
@@ -145,7 +155,7 @@ func (m *Member) setReady() { m.readied.Do(func() { close(m.ready) }) }
 func (m *Member) config() *raft.Config {
 	t := m.cfg.Timing
 	c := raft.DefaultConfig()
-	c.LocalID = raft.ServerID(m.cfg.NodeID)
+	c.LocalID = raft.ServerID(m.cfg.ID)
 	c.HeartbeatTimeout = cmp.Or(t.Heartbeat, time.Second)
 	c.ElectionTimeout = c.HeartbeatTimeout
 	c.LeaderLeaseTimeout = cmp.Or(t.Lease, c.HeartbeatTimeout/2)
@@ -173,7 +183,7 @@ func (m *Member) start(notify chan<- bool) error {
 	c.HeartbeatTimeout += time.Millisecond
 	c.ElectionTimeout += time.Millisecond
 	c.NotifyCh = notify
-	r, err := raft.NewRaft(c, &fsm{member: m}, &haltingLog{m.stores.Log, m}, &haltingStable{m.stores.Stable, m}, m.stores.Snapshots, m.cfg.Transport)
+	r, err := raft.NewRaft(c, &fsm{member: m}, &haltingLog{m.stores.Log, m}, &haltingStable{m.stores.Stable, m}, m.stores.Snapshots, m.peers)
 	if err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
@@ -183,6 +193,7 @@ func (m *Member) start(notify chan<- bool) error {
 			return errors.Join(fmt.Errorf("configure raft: %w", err), r.Shutdown().Error())
 		}
 	}
+	m.observe()
 	close(m.started)
 	return nil
 }
@@ -201,176 +212,10 @@ func (m *Member) bootstrap(c *raft.Config) error {
 		return nil // others will let it in
 	}
 	self := raft.Server{ID: c.LocalID, Address: raft.ServerAddress(m.cfg.NodeID)}
-	err = raft.BootstrapCluster(c, m.stores.Log, m.stores.Stable, m.stores.Snapshots, m.cfg.Transport,
+	err = raft.BootstrapCluster(c, m.stores.Log, m.stores.Stable, m.stores.Snapshots, m.peers,
 		raft.Configuration{Servers: []raft.Server{self}})
 	if err != nil {
 		return fmt.Errorf("bootstrap raft: %w", err)
 	}
 	return nil
-}
-
-// alone reports whether this member is the only voter.
-func (m *Member) alone() bool {
-	f := m.raft.GetConfiguration()
-	if f.Error() != nil {
-		return false
-	}
-	voters := 0
-	for _, s := range f.Configuration().Servers {
-		if s.Suffrage == raft.Voter {
-			voters++
-		}
-	}
-	return voters == 1
-}
-
-// Run takes part until ctx ends, and then returns nil, or until the member
-// fails. While this member leads, lead runs; its ctx ends with the leadership.
-// An error of lead ends the leadership, if another member can take it; else lead
-// is called again after a while.
-func (m *Member) Run(ctx context.Context, lead func(ctx context.Context) error) error {
-	defer close(m.over)
-	notify := make(chan bool, 8) // is emptied without delay; raft waits for it
-	if err := m.start(notify); err != nil {
-		return errors.Join(err, m.Close())
-	}
-	heard := make(chan raft.Observation, 8)
-	obs := raft.NewObserver(heard, false, func(o *raft.Observation) bool {
-		l, ok := o.Data.(raft.LeaderObservation)
-		return ok && l.LeaderID != "" && l.LeaderID != raft.ServerID(m.cfg.NodeID)
-	})
-	m.raft.RegisterObserver(obs)
-	defer m.raft.DeregisterObserver(obs)
-
-	var (
-		wg     sync.WaitGroup
-		cancel = func(error) {} // of the leadership
-		before = make(chan struct{})
-		failed error
-	)
-	close(before)
-	for failed == nil && ctx.Err() == nil {
-		select {
-		case <-ctx.Done():
-		case failed = <-m.failed:
-		case <-heard:
-			m.setReady()
-		case leads := <-notify:
-			cancel(errLostLeadership)
-			m.leading.Store(false)
-			if leads {
-				var lctx context.Context
-				lctx, cancel = context.WithCancelCause(ctx)
-				last, done := before, make(chan struct{})
-				before = done
-				wg.Go(func() {
-					defer close(done)
-					<-last // one at a time
-					m.session(lctx, lead)
-				})
-			}
-		}
-	}
-	cancel(errShutdown)
-	wg.Wait()
-	m.leading.Store(false)
-	return errors.Join(failed, m.stop(failed != nil))
-}
-
-var (
-	errLostLeadership = errors.New("lost leadership")
-	errShutdown       = errors.New("shut down")
-)
-
-// session is the time of one leadership.
-func (m *Member) session(ctx context.Context, lead func(context.Context) error) {
-	log := m.cfg.Logger
-	// Only after a barrier has this member applied all that former leaders
-	// acknowledged.
-	if err := m.await(ctx, m.raft.Barrier(0)); err != nil {
-		log.InfoContext(ctx, "lost leadership before it began", "err", err)
-		return
-	}
-	m.leading.Store(true)
-	m.setReady()
-	log.InfoContext(ctx, "began to lead")
-	defer func() { log.InfoContext(ctx, "ceased to lead", "cause", context.Cause(ctx)) }()
-	for delay := time.Second; ctx.Err() == nil; delay = min(2*delay, 30*time.Second) {
-		var err error
-		if lead != nil {
-			err = lead(ctx)
-		} else {
-			<-ctx.Done()
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		log.ErrorContext(ctx, "leading failed", "err", err, "retry", delay)
-		if !m.alone() && m.raft.LeadershipTransfer().Error() == nil {
-			<-ctx.Done()
-			return
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(delay):
-		}
-	}
-}
-
-// stopPatience is how long a member that failed waits for Raft, which may hang
-// in the disk.
-const stopPatience = 2 * time.Second
-
-func (m *Member) stop(failed bool) error {
-	m.mu.Lock()
-	m.closing = true
-	m.mu.Unlock()
-	if !failed {
-		m.drain()
-	}
-	if !failed && m.raft.State() == raft.Leader && !m.alone() {
-		if err := m.raft.LeadershipTransfer().Error(); err != nil {
-			m.cfg.Logger.Warn("kept leadership to the end", "err", err)
-		}
-	}
-	if !failed {
-		// The next start has the less to replay.
-		if err := m.raft.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
-			m.cfg.Logger.Warn("wrote no snapshot at the end", "err", err)
-		}
-	}
-	down := make(chan error, 1)
-	// The goroutine outlives a member whose disk hangs: the process is about to end.
-	go func() { down <- m.raft.Shutdown().Error() }()
-	var err error
-	if failed {
-		select {
-		case err = <-down:
-		case <-time.After(stopPatience):
-			return nil // not even the file can be closed now
-		}
-	} else {
-		err = <-down
-	}
-	return errors.Join(err, m.Close())
-}
-
-// drain waits for the proposals in flight, within reason.
-func (m *Member) drain() {
-	done := make(chan struct{})
-	go func() { m.calls.Wait(); close(done) }() // ends with the calls, which have deadlines
-	select {
-	case <-done:
-	case <-time.After(stopPatience):
-	}
-}
-
-// enter begins a call that asks something of Raft, and is false if Raft ends.
-func (m *Member) enter() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !m.closing {
-		m.calls.Add(1)
-	}
-	return !m.closing
 }

@@ -28,7 +28,7 @@ func config(tb testing.TB, dir string) replica.Config {
 		tb.Fatal(err)
 	}
 	return replica.Config{
-		Dir: dir, NodeID: "n1", ClusterID: "c1", Keyring: ring, Bootstrap: true,
+		Dir: dir, ID: "m1", NodeID: "n1", ClusterID: "c1", Keyring: ring, Bootstrap: true,
 		Logger: slog.New(slog.NewTextHandler(tb.Output(), nil)),
 	}
 }

@@ -66,7 +66,7 @@ func (c *Cluster) Start(i int) {
 	}
 	_, n.wire = raft.NewInmemTransport(raft.ServerAddress(n.id))
 	m, err := replica.Open(replica.Config{
-		NodeID: n.id, ClusterID: "test", Transport: n.wire, Stores: &n.stores, Logger: slog.New(slog.DiscardHandler),
+		ID: n.id, NodeID: n.id, ClusterID: "test", Transport: n.wire, Stores: &n.stores, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		c.tb.Fatal(err)

@@ -1,0 +1,176 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// Run takes part until ctx ends, and then returns nil, or until the member
+// fails. While this member leads, lead runs; its ctx ends with the leadership.
+// An error of lead ends the leadership, if another member can take it; else lead
+// is called again after a while.
+func (m *Member) Run(ctx context.Context, lead func(ctx context.Context) error) error {
+	defer close(m.over)
+	notify := make(chan bool, 8) // is emptied without delay; raft waits for it
+	if err := m.start(notify); err != nil {
+		return errors.Join(err, m.Close())
+	}
+	// What it holds is only that there is news, so that none is lost if it is full.
+	heard := make(chan raft.Observation, 8)
+	obs := raft.NewObserver(heard, false, func(o *raft.Observation) bool {
+		switch o.Data.(type) {
+		case raft.LeaderObservation, raft.RaftState:
+			return true
+		default:
+			return false
+		}
+	})
+	m.raft.RegisterObserver(obs)
+	defer m.raft.DeregisterObserver(obs)
+	m.observe()
+
+	var (
+		wg     sync.WaitGroup
+		cancel = func(error) {} // of the leadership
+		before = make(chan struct{})
+		failed error
+	)
+	close(before)
+	for failed == nil && ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case failed = <-m.failed:
+		case <-heard:
+			m.observe()
+			if m.raft.State() == raft.Shutdown {
+				failed = ErrRemoved
+			}
+		case leads := <-notify:
+			m.observe()
+			cancel(errLostLeadership)
+			m.leading.Store(false)
+			if leads {
+				m.peers.forget()
+				var lctx context.Context
+				lctx, cancel = context.WithCancelCause(ctx)
+				last, done := before, make(chan struct{})
+				before = done
+				wg.Go(func() {
+					defer close(done)
+					<-last // one at a time
+					m.session(lctx, lead)
+				})
+			}
+		}
+	}
+	cancel(errShutdown)
+	wg.Wait()
+	m.leading.Store(false)
+	return errors.Join(failed, m.stop(failed != nil))
+}
+
+var (
+	errLostLeadership = errors.New("lost leadership")
+	errShutdown       = errors.New("shut down")
+)
+
+// ErrRemoved says that this member led the group out of which it was taken. (A
+// member that does not lead is not told by the others.)
+var ErrRemoved = errors.New("removed from the group")
+
+// session is the time of one leadership.
+func (m *Member) session(ctx context.Context, lead func(context.Context) error) {
+	log := m.cfg.Logger
+	// Only after a barrier has this member applied all that former leaders
+	// acknowledged.
+	if _, err := await(ctx, m, func() raft.Future { return m.raft.Barrier(0) }); err != nil {
+		log.InfoContext(ctx, "lost leadership before it began", "err", err)
+		return
+	}
+	m.leading.Store(true)
+	m.setReady()
+	log.InfoContext(ctx, "began to lead")
+	defer func() { log.InfoContext(ctx, "ceased to lead", "cause", context.Cause(ctx)) }()
+	for delay := time.Second; ctx.Err() == nil; delay = min(2*delay, 30*time.Second) {
+		var err error
+		if lead != nil {
+			err = lead(ctx)
+		} else {
+			<-ctx.Done()
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		log.ErrorContext(ctx, "leading failed", "err", err, "retry", delay)
+		if !m.alone() && m.raft.LeadershipTransfer().Error() == nil {
+			<-ctx.Done()
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(delay):
+		}
+	}
+}
+
+// stopPatience is how long a member that failed waits for Raft, which may hang
+// in the disk.
+const stopPatience = 2 * time.Second
+
+func (m *Member) stop(failed bool) error {
+	m.mu.Lock()
+	m.closing = true
+	m.mu.Unlock()
+	if !failed {
+		m.drain()
+	}
+	if !failed && m.raft.State() == raft.Leader && !m.alone() {
+		if err := m.raft.LeadershipTransfer().Error(); err != nil {
+			m.cfg.Logger.Warn("kept leadership to the end", "err", err)
+		}
+	}
+	if !failed {
+		// The next start has the less to replay.
+		if err := m.raft.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+			m.cfg.Logger.Warn("wrote no snapshot at the end", "err", err)
+		}
+	}
+	down := make(chan error, 1)
+	// The goroutine outlives a member whose disk hangs: the process is about to end.
+	go func() { down <- m.raft.Shutdown().Error() }()
+	var err error
+	if failed {
+		select {
+		case err = <-down:
+		case <-time.After(stopPatience):
+			return nil // not even the file can be closed now
+		}
+	} else {
+		err = <-down
+	}
+	return errors.Join(err, m.Close())
+}
+
+// drain waits for the proposals in flight, within reason.
+func (m *Member) drain() {
+	done := make(chan struct{})
+	go func() { m.calls.Wait(); close(done) }() // ends with the calls, which have deadlines
+	select {
+	case <-done:
+	case <-time.After(stopPatience):
+	}
+}
+
+// enter begins a call that asks something of Raft, and is false if Raft ends.
+func (m *Member) enter() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.closing {
+		m.calls.Add(1)
+	}
+	return !m.closing
+}
