@@ -2,7 +2,10 @@ package images
 
 import (
 	"context"
+	"errors"
 
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
 	apiregistry "github.com/moby/moby/api/types/registry"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -12,8 +15,8 @@ func (s *Store) Login(ctx context.Context, auth apiregistry.AuthConfig) (apiregi
 	return s.registry.Login(ctx, auth)
 }
 
-// Distribution tells what a name means: in this store, or else in its
-// registry. skep/hello is made if it is not there.
+// Distribution tells what a name means: in this store, or else in those of
+// other nodes, or else in its registry. skep/hello is made if it is not there.
 func (s *Store) Distribution(ctx context.Context, ref string, auth *apiregistry.AuthConfig) (apiregistry.DistributionInspect, error) {
 	named, err := parse(ref)
 	if err != nil {
@@ -21,14 +24,36 @@ func (s *Store) Distribution(ctx context.Context, ref string, auth *apiregistry.
 	}
 	rec, _, ok := s.state.Load().named(named)
 	if !ok && s.isHello(named) {
-		if rec, err = s.makeHello(ctx, named); err != nil {
+		rec, err = s.makeHello(ctx, named)
+		if err != nil && !errors.Is(err, errdefs.ErrNotFound) {
 			return apiregistry.DistributionInspect{}, err
 		}
-		ok = true
+		ok = err == nil
 	}
 	if ok {
 		return s.local(rec)
 	}
+	if s.config.Source == nil {
+		return s.remote(ctx, named, auth)
+	}
+	found, err := s.config.Source.Resolve(ctx, named.String())
+	if err != nil {
+		return s.remote(ctx, named, auth)
+	}
+	answer := apiregistry.DistributionInspect{Descriptor: found.Descriptor, Platforms: found.Platforms}
+	if found.Vouched {
+		return answer, nil
+	}
+	hurried, cancel := context.WithTimeout(ctx, patience/2)
+	defer cancel()
+	if d, err := s.remote(hurried, named, auth); err == nil {
+		return d, nil
+	}
+	return answer, ctx.Err()
+}
+
+// remote is the registry's answer.
+func (s *Store) remote(ctx context.Context, named reference.Named, auth *apiregistry.AuthConfig) (apiregistry.DistributionInspect, error) {
 	repo, err := s.registry.Pull(named, auth)
 	if err != nil {
 		return apiregistry.DistributionInspect{}, err

@@ -79,6 +79,20 @@ func (t *tee) Close() error {
 	return t.src.Close()
 }
 
+// keepBlob stores a blob without unpacking it.
+func (s *Store) keepBlob(ctx context.Context, desc ocispec.Descriptor, src io.Reader, step func(int64)) error {
+	w, err := s.blobs.Writer(desc.Digest, desc.Size)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	if _, err = io.Copy(w, &stepReader{ReadCloser: io.NopCloser(&ctxReader{ctx, src}), step: step}); err != nil {
+		return err
+	}
+	_, _, err = w.Commit()
+	return err
+}
+
 // stepReader tells how many bytes were read.
 type stepReader struct {
 	io.ReadCloser

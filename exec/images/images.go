@@ -54,8 +54,10 @@ type Config struct {
 	InUse func(imageID string) []User
 	// Publish is told what happened; nil means nobody is.
 	Publish func(events.Message)
-	Limits  layers.Limits // zero means the default
-	Logger  *slog.Logger  // nil means that nothing is logged
+	// Source is the images of other nodes; nil means that there are none.
+	Source Source
+	Limits layers.Limits // zero means the default
+	Logger *slog.Logger  // nil means that nothing is logged
 }
 
 // Store is the image store. It is safe for concurrent use.
@@ -66,7 +68,9 @@ type Store struct {
 	registry *registry.Client
 	log      *slog.Logger
 
-	state atomic.Pointer[state]
+	state   atomic.Pointer[state]
+	shelved atomic.Pointer[shelf]
+	making  chan struct{} // size 1: held while a blob is made
 	// write is held by whoever changes state, and by sweep.
 	write sync.Mutex
 }
@@ -122,7 +126,7 @@ func Open(c Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{config: c, blobs: blobs, layers: unpacked, log: c.Logger}
+	s := &Store{config: c, blobs: blobs, layers: unpacked, log: c.Logger, making: make(chan struct{}, 1)}
 	s.registry = registry.New(registry.Config{Hosts: c.Registries, Transport: c.Transport})
 	st, err := readState(s.statePath())
 	if err != nil {

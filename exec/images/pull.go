@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -21,15 +22,20 @@ import (
 
 	"skep/exec/content"
 	"skep/exec/layers"
-	"skep/exec/registry"
 	"skep/store/object"
 )
 
 // parallel is how many layers are fetched and unpacked at a time.
 const parallel = 4
 
-// Pull fetches an image from its registry. An empty platform means this
-// node's. A name that is pinned to a digest whose image is here needs no registry.
+// patience is how long a registry is asked for what another node has.
+const patience = 10 * time.Second
+
+// Pull fetches an image: one that is named by digest from this node, other
+// nodes or the registry, in this order, because a digest is the whole truth;
+// one that is named by tag from the registry, or from other nodes if the
+// registry does not have it or does not answer. An empty platform means this
+// node's.
 func (s *Store) Pull(ctx context.Context, ref, platform string, auth *apiregistry.AuthConfig, progress func(jsonstream.Message)) error {
 	named, err := parse(ref)
 	if err != nil {
@@ -41,18 +47,20 @@ func (s *Store) Pull(ctx context.Context, ref, platform string, auth *apiregistr
 	}
 	tell := newTeller(progress)
 	if s.isHello(named) {
-		return s.pullHello(ctx, named, tell)
+		// Of another digest, it is that of another version of this binary.
+		if err = s.pullHello(ctx, named, tell); err == nil || digestOf(named) == "" || !errors.Is(err, errdefs.ErrNotFound) {
+			return err
+		}
 	}
 	if digestOf(named) != "" && platform == "" {
 		if rec, _, ok := s.state.Load().named(named); ok && s.complete(rec) {
 			return s.finishPull(named, rec, rec.Target.Digest, tell)
 		}
 	}
-	repo, err := s.registry.Pull(named, auth)
-	if err != nil {
+	p := puller{s: s, tell: tell, lease: s.blobs.Lease(), named: named, want: want, explicit: platform != ""}
+	if p.origins, err = s.origins(ctx, named, auth); err != nil {
 		return err
 	}
-	p := puller{s: s, repo: repo, tell: tell, lease: s.blobs.Lease(), named: named, want: want, explicit: platform != ""}
 	rec, err := p.pull(ctx)
 	if err == nil {
 		before := s.state.Load().Names[tagged(named, tagOf(named))]
@@ -66,6 +74,25 @@ func (s *Store) Pull(ctx context.Context, ref, platform string, auth *apiregistr
 		return errors.Join(err, sweepErr)
 	}
 	return err
+}
+
+// origins are where an image may be, in the order of asking.
+func (s *Store) origins(ctx context.Context, named reference.Named, auth *apiregistry.AuthConfig) ([]origin, error) {
+	repo, err := s.registry.Pull(named, auth)
+	if err != nil {
+		return nil, err
+	}
+	if s.config.Source == nil {
+		return []origin{repo}, nil
+	}
+	if d := digestOf(named); d != "" {
+		return []origin{newPeers(s.config.Source, d), repo}, nil
+	}
+	found, err := s.config.Source.Resolve(ctx, named.String())
+	if err != nil {
+		return []origin{repo}, nil //nolint:nilerr // the registry decides
+	}
+	return []origin{hasty{repo, patience}, newPeers(s.config.Source, found.Descriptor.Digest)}, nil
 }
 
 // wanted reads a platform as the CLI writes it.
@@ -123,7 +150,7 @@ func label(named reference.Named) string {
 // puller is one pull.
 type puller struct {
 	s        *Store
-	repo     *registry.Repository
+	origins  []origin // that which had the manifest is the first
 	tell     *teller
 	lease    *content.Lease
 	named    reference.Named
@@ -131,15 +158,56 @@ type puller struct {
 	explicit bool // the user asked for the platform
 }
 
+// each calls f for the origins until one succeeds, for other nodes until no
+// other is left. Of all errors the registry's is told: users know its texts.
+func (p *puller) each(ctx context.Context, d digest.Digest, f func(origin) error) error {
+	var told error
+	for _, o := range p.origins {
+		nodes, peer := o.(*peers)
+		err := f(o)
+		for err != nil && ctx.Err() == nil && peer && nodes.blame(d, err) {
+			p.s.log.WarnContext(ctx, "refused blob of other node", "blob", d, "err", err)
+			err = f(o)
+		}
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		if told == nil || !peer {
+			told = err
+		}
+	}
+	return told
+}
+
+// manifest finds out what the name means, and who has it.
+func (p *puller) manifest(ctx context.Context) (body []byte, target ocispec.Descriptor, err error) {
+	var from origin
+	err = p.each(ctx, digestOf(p.named), func(o origin) (err error) {
+		from = o
+		body, target, err = o.Manifest(ctx, label(p.named))
+		return err
+	})
+	if err != nil {
+		return nil, target, err
+	}
+	i := slices.Index(p.origins, from)
+	p.origins = slices.Concat(p.origins[i:], p.origins[:i])
+	if _, peer := from.(*peers); peer {
+		p.tell.status(label(p.named), "Pulling from other nodes of the swarm")
+	} else {
+		p.tell.status(label(p.named), "Pulling from "+reference.Path(p.named))
+	}
+	return body, target, nil
+}
+
 func (p *puller) pull(ctx context.Context) (record, error) {
-	body, target, err := p.repo.Manifest(ctx, label(p.named))
+	body, target, err := p.manifest(ctx)
 	if err != nil {
 		return record{}, err
 	}
 	if t := mediaTypeOf(body); target.MediaType == "" || t != "" {
 		target.MediaType = t
 	}
-	p.tell.status(label(p.named), "Pulling from "+reference.Path(p.named))
 	if err = p.keep(target.Digest, body); err != nil {
 		return record{}, err
 	}
@@ -185,7 +253,11 @@ func (p *puller) choose(ctx context.Context, body []byte) (ocispec.Descriptor, [
 	if body, err = p.s.blobs.Bytes(chosen.Digest, maxDocument); err == nil {
 		return chosen, body, nil
 	}
-	if body, _, err = p.repo.Manifest(ctx, chosen.Digest.String()); err != nil {
+	err = p.each(ctx, chosen.Digest, func(o origin) (err error) {
+		body, _, err = o.Manifest(ctx, chosen.Digest.String())
+		return err
+	})
+	if err != nil {
 		return chosen, nil, err
 	}
 	return chosen, body, p.keep(chosen.Digest, body)
@@ -215,7 +287,11 @@ func (p *puller) config(ctx context.Context, m ocispec.Manifest) (dockerspec.Doc
 	p.lease.Hold(m.Config.Digest)
 	body, err := p.s.blobs.Bytes(m.Config.Digest, maxDocument)
 	if err != nil {
-		if body, err = p.repo.Bytes(ctx, m.Config); err != nil {
+		err = p.each(ctx, m.Config.Digest, func(o origin) (err error) {
+			body, err = o.Bytes(ctx, m.Config)
+			return err
+		})
+		if err != nil {
 			return dockerspec.DockerOCIImage{}, err
 		}
 		if err = p.keep(m.Config.Digest, body); err != nil {
@@ -255,7 +331,8 @@ func (p *puller) layers(ctx context.Context, m ocispec.Manifest, c dockerspec.Do
 
 func (p *puller) layer(ctx context.Context, diffID digest.Digest, desc ocispec.Descriptor) error {
 	id := short(desc.Digest)
-	if p.s.layers.Has(diffID) {
+	has := p.s.layers.Has(diffID)
+	if has && p.shareable(diffID, desc) {
 		p.tell.status(id, "Already exists")
 		return nil
 	}
@@ -270,16 +347,39 @@ func (p *puller) layer(ctx context.Context, diffID digest.Digest, desc ocispec.D
 	if desc.Size > p.s.config.Limits.Bytes {
 		return badImage("layer %s is larger than %d bytes", id, p.s.config.Limits.Bytes)
 	}
-	bar := p.tell.bar(id, "Downloading", desc.Size)
-	bar.last = "Download complete"
-	err := p.s.unpackStream(ctx, diffID, desc, func(ctx context.Context) (io.ReadCloser, error) {
-		return p.repo.Blob(ctx, desc)
-	}, bar.step)
+	err := p.each(ctx, desc.Digest, func(o origin) error {
+		bar := p.tell.bar(id, "Downloading", desc.Size)
+		bar.last = "Download complete"
+		if has {
+			return p.keepLayer(ctx, o, desc, bar.step)
+		}
+		return p.s.unpackStream(ctx, diffID, desc, func(ctx context.Context) (io.ReadCloser, error) {
+			return o.Blob(ctx, desc)
+		}, bar.step)
+	})
 	if err != nil {
 		return fmt.Errorf("layer %s: %w", id, err)
 	}
 	p.tell.status(id, "Pull complete")
 	return nil
+}
+
+// shareable says whether a layer that is unpacked here needs no blob: it has
+// one, one can be made, or other nodes can have it from the registry. What came
+// from another node must be able to go on to the next.
+func (p *puller) shareable(diffID digest.Digest, desc ocispec.Descriptor) bool {
+	_, peer := p.origins[0].(*peers)
+	return !peer || p.s.blobs.Has(desc.Digest) || p.s.canMake(diffID, desc.Digest)
+}
+
+// keepLayer fetches the blob of a layer that is unpacked already.
+func (p *puller) keepLayer(ctx context.Context, o origin, desc ocispec.Descriptor, step func(int64)) error {
+	blob, err := o.Blob(ctx, desc)
+	if err != nil {
+		return err
+	}
+	defer blob.Close()
+	return p.s.keepBlob(ctx, desc, blob, step)
 }
 
 // short is how docker writes the digest of a layer.

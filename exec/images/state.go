@@ -22,6 +22,8 @@ type state struct {
 	Images map[digest.Digest]record
 	// Seen are the archives that LoadDir loaded, so that it loads each once.
 	Seen map[string]string `json:",omitempty"`
+
+	replaced chan struct{} // closed when another state is current
 }
 
 // record is one image.
@@ -55,7 +57,10 @@ func readState(path string) (*state, error) {
 
 // clone is a copy that may be changed.
 func (st *state) clone() *state {
-	c := &state{Names: maps.Clone(st.Names), Images: maps.Clone(st.Images), Seen: maps.Clone(st.Seen)}
+	c := &state{
+		Names: maps.Clone(st.Names), Images: maps.Clone(st.Images), Seen: maps.Clone(st.Seen),
+		replaced: make(chan struct{}),
+	}
 	if c.Names == nil {
 		c.Names = map[string]digest.Digest{}
 	}
@@ -88,7 +93,7 @@ func (s *Store) changeLocked(change func(*state) error) error {
 	if err := writeFile(s.statePath(), b); err != nil {
 		return fmt.Errorf("write image names: %w", err)
 	}
-	s.state.Store(st)
+	close(s.state.Swap(st).replaced)
 	return nil
 }
 

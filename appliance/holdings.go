@@ -1,0 +1,25 @@
+package appliance
+
+import (
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"skep/appliance/wire"
+	"skep/exec/images"
+)
+
+// holdingsOf are the images of this node as managers learn of them, by digest,
+// and a channel that closes when they may have changed.
+func holdingsOf(s *images.Store) (map[digest.Digest]wire.Image, <-chan struct{}) {
+	held, news := s.Holdings()
+	told := make(map[digest.Digest]wire.Image, len(held))
+	for _, h := range held {
+		told[h.Target.Digest] = wire.Image{
+			// Annotations and the like steer nothing, and cost frames.
+			Descriptor: ocispec.Descriptor{MediaType: h.Target.MediaType, Digest: h.Target.Digest, Size: h.Target.Size},
+			Names:      h.Names,
+			Platforms:  h.Platforms,
+		}
+	}
+	return told, news
+}
