@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 type Cluster struct {
 	tb    testing.TB
 	nodes []*node
+	mu    sync.Mutex // guards who is up and who is cut off
 }
 
 type node struct {
@@ -66,13 +68,15 @@ func (c *Cluster) Start(i int) {
 	}
 	_, n.wire = raft.NewInmemTransport(raft.ServerAddress(n.id))
 	m, err := replica.Open(replica.Config{
-		ID: n.id, NodeID: n.id, ClusterID: "test", Transport: n.wire, Stores: &n.stores, Logger: slog.New(slog.DiscardHandler),
+		ID: n.id, NodeID: n.id, ClusterID: "test", Transport: n.wire, Stores: &n.stores, Forward: forwarder{c, n}, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		c.tb.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(c.tb.Context())
+	c.mu.Lock()
 	n.member, n.cancel, n.done = m, cancel, make(chan error, 1)
+	c.mu.Unlock()
 	go func() { n.done <- m.Run(ctx, nil) }() // until Crash, at the latest at the end of the test
 	c.connect()
 }
@@ -94,7 +98,9 @@ func (c *Cluster) Crash(i int) {
 	if err := <-n.done; err != nil {
 		c.tb.Errorf("member %d ended: %v", i, err)
 	}
+	c.mu.Lock()
 	n.member = nil
+	c.mu.Unlock()
 }
 
 // Partition cuts the group in two: those named, and the others.
@@ -103,11 +109,13 @@ func (c *Cluster) Partition(side ...int) {
 	for _, i := range side {
 		in[c.nodes[i]] = true
 	}
+	c.mu.Lock()
 	for _, a := range c.nodes {
 		for _, b := range c.nodes {
 			a.cut[b] = in[a] != in[b]
 		}
 	}
+	c.mu.Unlock()
 	c.connect()
 }
 
