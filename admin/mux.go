@@ -24,6 +24,8 @@ type MuxConfig struct {
 	Routes []Route
 	// Audit records what mutates. Required.
 	Audit *Audit
+	// Other answers what no route takes; nil means 404.
+	Other http.HandlerFunc
 	// Hosts are the names that tcp clients may call the node by, beside its
 	// addresses.
 	Hosts  []string
@@ -34,6 +36,7 @@ type MuxConfig struct {
 type Mux struct {
 	mux    *http.ServeMux
 	routes []Route
+	other  http.HandlerFunc
 	audit  *Audit
 	hosts  []string
 	logger *slog.Logger
@@ -47,9 +50,14 @@ func NewMux(c MuxConfig) (*Mux, error) {
 	}
 	m := &Mux{
 		mux:    http.NewServeMux(),
+		other:  c.Other,
 		audit:  c.Audit,
 		hosts:  append([]string{"localhost"}, c.Hosts...),
 		logger: c.Logger,
+	}
+	if m.other == nil {
+		// Also where the standard mux would answer 405: Docker's clients expect this.
+		m.other = func(w http.ResponseWriter, _ *http.Request) { refuse(w, http.StatusNotFound, "page not found") }
 	}
 	for _, r := range c.Routes {
 		if err := m.add(r); err != nil {
@@ -100,8 +108,7 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if _, pattern := m.mux.Handler(r); pattern == "" {
-		// Also where the standard mux would answer 405: Docker's clients expect this.
-		refuse(w, http.StatusNotFound, "page not found")
+		m.other(w, r)
 		return
 	}
 	m.mux.ServeHTTP(w, r)

@@ -12,6 +12,7 @@ import (
 	"skep/pki"
 	"skep/pki/identity"
 	"skep/pki/join"
+	"skep/pki/seal"
 	"skep/store/object"
 )
 
@@ -74,6 +75,12 @@ func newCluster(req swarm.InitRequest, now time.Time) (*object.Cluster, error) {
 		DataPathPort: req.DataPathPort,
 		JoinTokens:   newTokens(root),
 		RootCA:       object.RootCA{Cert: root.PEM(), Key: key},
+	}
+	if req.AutoLockManagers {
+		c.Spec.EncryptionConfig.AutoLockManagers = true
+	}
+	if c.Spec.EncryptionConfig.AutoLockManagers {
+		c.UnlockKey, c.KEKVersion = seal.NewSecret(), 1
 	}
 	if err := pki.CheckExpiry(c.Spec.CAConfig.NodeCertExpiry); err != nil {
 		return nil, object.Errorf(errdefs.ErrInvalidArgument, "%v", err)

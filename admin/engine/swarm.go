@@ -27,7 +27,7 @@ func (a *API) swarmRoutes() []admin.Route {
 		a.write(admin.Admin, "POST /swarm/join", a.joinSwarm),
 		a.write(admin.Admin, "POST /swarm/leave", a.leaveSwarm),
 		a.write(admin.Admin, "POST /swarm/update", a.updateSwarm),
-		{Pattern: "GET /swarm/unlockkey", Role: admin.Admin, Handler: a.serve(a.unlockKey)},
+		a.write(admin.Admin, "GET /swarm/unlockkey", a.unlockKey), // audited, though it changes nothing
 		a.write(admin.Admin, "POST /swarm/unlock", a.unlockSwarm),
 	}
 }
@@ -125,8 +125,6 @@ func (a *API) initSwarm(w http.ResponseWriter, r *http.Request) error {
 	switch {
 	case req.Spec.Name != "" && req.Spec.Name != "default":
 		return invalid(`swarm spec must be named "default"`)
-	case req.AutoLockManagers || req.Spec.EncryptionConfig.AutoLockManagers:
-		return unbuilt("autolock is")
 	case req.ForceNewCluster:
 		return unbuilt("forcing a new cluster is")
 	}
@@ -178,12 +176,6 @@ func (a *API) updateSwarm(_ http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if flag(r, "rotateManagerUnlockKey") {
-		return unbuilt("rotating the unlock key is")
-	}
-	if spec.EncryptionConfig.AutoLockManagers {
-		return unbuilt("autolock is")
-	}
 	err = a.change(r.Context(), func(s *store.Snapshot, tx *store.Tx) error {
 		old := s.Cluster()
 		switch {
@@ -197,11 +189,12 @@ func (a *API) updateSwarm(_ http.ResponseWriter, r *http.Request) error {
 		if refusal := checkCA(old.Spec.CAConfig, spec.CAConfig); refusal != nil {
 			return refusal
 		}
-		if reflect.DeepEqual(old.Spec, spec) {
-			return nil
-		}
 		c := clone(old)
 		c.Spec = spec
+		setUnlockKey(c, s.Index, flag(r, "rotateManagerUnlockKey"))
+		if reflect.DeepEqual(old, c) {
+			return nil
+		}
 		tx.Update(c)
 		return nil
 	})
@@ -213,25 +206,4 @@ func (a *API) updateSwarm(_ http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	return a.Swarm.RotateTokens(r.Context(), worker, manager)
-}
-
-// unlockKey is empty: a swarm that is not locked has none.
-func (a *API) unlockKey(w http.ResponseWriter, r *http.Request) error {
-	if _, err := a.state(r.Context()); err != nil {
-		return err
-	}
-	return writeJSON(w, http.StatusOK, swarm.UnlockKeyResponse{})
-}
-
-func (a *API) unlockSwarm(_ http.ResponseWriter, r *http.Request) error {
-	if _, err := decode[swarm.UnlockRequest](r); err != nil {
-		return err
-	}
-	if a.Swarm.Info(r.Context()).LocalNodeState == swarm.LocalNodeStateLocked {
-		return unbuilt("unlocking is")
-	}
-	if _, err := a.Swarm.Store(r.Context()); err != nil {
-		return err
-	}
-	return object.Errorf(errdefs.ErrConflict, "swarm is not locked")
 }
