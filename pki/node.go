@@ -57,6 +57,10 @@ func (n Node) names() []string {
 	return []string{n.Role, n.ID}
 }
 
+// Hosts are all names of a node's certificate, for an authority that is told
+// them as texts.
+func (n Node) Hosts() []string { return append(n.names(), n.uri().String()) }
+
 // CheckExpiry refuses lives that are too short to be renewed in time.
 func CheckExpiry(expiry time.Duration) error {
 	if expiry < MinExpiry {

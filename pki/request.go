@@ -31,6 +31,18 @@ func NewRequest() (csrPEM, keyPEM []byte, err error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), keyPEM, nil
 }
 
+// Request asks another authority to sign this root's key.
+func (r *Root) Request() (csrPEM []byte, err error) {
+	if r.key == nil {
+		return nil, errors.New("make request: the root's key is not known")
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{RawSubject: r.Cert.RawSubject}, r.key)
+	if err != nil {
+		return nil, fmt.Errorf("make request: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), nil
+}
+
 // ParseRequest is the public key that a request proves to hold the private
 // half of. Everything else in the request is ignored.
 func ParseRequest(csrPEM []byte) (crypto.PublicKey, error) {

@@ -56,7 +56,7 @@ func NewRoot(now time.Time) (*Root, error) {
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		BasicConstraintsValid: true,
 		IsCA:                  true,
-		MaxPathLen:            1, // a cross-signed root may come between
+		MaxPathLen:            -1, // cross-signed roots may come between
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
 	if err != nil {

@@ -38,6 +38,10 @@ func New(root []byte) Token {
 	return t
 }
 
+// Pair makes the texts of a swarm's two tokens, for its root in DER. Both are
+// secret.
+func Pair(root []byte) (worker, manager string) { return New(root).Text(), New(root).Text() }
+
 // ErrInvalid is Swarm's word for texts that are no tokens.
 var ErrInvalid = errors.New("invalid join token")
 

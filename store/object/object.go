@@ -80,7 +80,12 @@ type RootRotation struct {
 	// Cross is the new root's key under the old root: PEM. Leaves of the new
 	// root verify under the old one with it.
 	Cross             []byte
-	Started, Deadline int64 // Unix nanoseconds
+	Started, Deadline int64 // Unix nanoseconds; the deadline is the phase's
+	// Renew is the generation that certificates of the new root have at least,
+	// and Asked when nodes were last asked to renew theirs (Unix nanoseconds).
+	// Both are zero before the phase in which they get them.
+	Renew uint64
+	Asked int64
 }
 
 // RotationPhase is how far a change of root is.
@@ -95,8 +100,11 @@ const (
 
 // RetiredRoot is a former root.
 type RetiredRoot struct {
-	Cert  []byte // PEM
-	Until int64  // Unix nanoseconds
+	Cert []byte // PEM
+	// Cross is the root that followed, under this one, in PEM: by it a node
+	// that was away still believes the managers.
+	Cross []byte
+	Until int64 // Unix nanoseconds
 }
 
 // Node is one member of the swarm.
@@ -107,6 +115,9 @@ type Node struct {
 	// Generation is that of the certificate that the node was last issued: the
 	// store's index at the time. Older ones than MinGeneration are worth nothing.
 	Generation, MinGeneration uint64
+	// Renew asks the node for a new certificate if its own is of an older
+	// generation.
+	Renew uint64
 	// KeyHash is the SHA-256 of the public key in that certificate: a node that
 	// asks again for the same key is the same node.
 	KeyHash []byte
