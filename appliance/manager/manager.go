@@ -22,6 +22,7 @@ import (
 	"skep/appliance/manager/enforcer"
 	"skep/appliance/manager/orchestrator"
 	"skep/appliance/manager/reaper"
+	"skep/appliance/manager/roles"
 	"skep/appliance/manager/scheduler"
 	"skep/appliance/wire"
 	"skep/pki"
@@ -29,11 +30,14 @@ import (
 	"skep/store/object"
 )
 
-// Config is what a manager needs; the functions may be nil.
+// Config is what a manager needs; all from Replica on may be nil.
 type Config struct {
 	Store  store.Proposer
 	NodeID string // of this manager
 	Logger *slog.Logger
+	// Replica is the group that this manager is to keep while it leads; nil if
+	// somebody else does.
+	Replica roles.Replica
 	// Holdings takes what nodes say of their images: [dispatcher.Config].
 	Holdings func(node string, h *wire.Holdings)
 }
@@ -58,16 +62,16 @@ func (m *Manager) Run(ctx context.Context) error {
 	if err := m.repair(ctx); err != nil {
 		return fmt.Errorf("begin to lead: %w", err)
 	}
-	loops := []struct {
-		name string
-		run  func(context.Context, store.Proposer) error
-	}{
+	loops := []duty{
 		{"orchestrator", orchestrator.Run},
 		{"allocator", allocator.Run},
 		{"scheduler", scheduler.Run},
 		{"enforcer", enforcer.Run},
 		{"reaper", reaper.Run},
 		{"dispatcher", func(ctx context.Context, _ store.Proposer) error { return m.dispatcher.Run(ctx) }},
+	}
+	if m.cfg.Replica != nil {
+		loops = append(loops, duty{"roles", m.roles})
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	for _, l := range loops {
@@ -83,6 +87,18 @@ func (m *Manager) Run(ctx context.Context) error {
 		return ctx.Err()
 	}
 	return err
+}
+
+// duty is what a leader does for as long as it leads.
+type duty struct {
+	name string
+	run  func(context.Context, store.Proposer) error
+}
+
+func (m *Manager) roles(ctx context.Context, s store.Proposer) error {
+	return roles.Run(ctx, roles.Config{
+		Store: s, NodeID: m.cfg.NodeID, Replica: m.cfg.Replica, Generation: m.dispatcher.Generation, Logger: m.cfg.Logger,
+	})
 }
 
 // Serve holds a session with a node that the caller has identified.

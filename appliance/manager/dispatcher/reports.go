@@ -100,7 +100,7 @@ func merge(snap *store.Snapshot, reports []report, now time.Time) (out []object.
 	nodes := map[string]*object.Node{}
 	tasks := map[string]*object.Task{}
 	for _, r := range reports {
-		if r.state != "" || r.description != nil {
+		if r.state != "" || r.description != nil || r.member != nil {
 			if next := mergeNode(snap, nodes[r.node], r, now); next != nil {
 				if nodes[r.node] == nil {
 					out = append(out, next)

@@ -24,6 +24,7 @@ type session struct {
 	node string
 	// generation is that of the node's certificate; 0 in the same process.
 	generation uint64
+	member     *wire.Member // guarded by the term's mu: what the node said last
 	conn       *wire.Conn
 	replaced   chan struct{} // closed when another session takes over
 	news       chan struct{} // size 1: there is something in out
@@ -88,6 +89,7 @@ func (t *term) serve(ctx context.Context, conn net.Conn, from pki.Node) error {
 	case m.Hello.Protocol != wire.Protocol:
 		err = object.Errorf(errdefs.ErrInvalidArgument, "node %s speaks protocol %d, this manager %d", node, m.Hello.Protocol, wire.Protocol)
 	default:
+		s.member = m.Hello.Member
 		err = t.register(s, time.Now())
 	}
 	if err != nil {
@@ -142,7 +144,7 @@ func (t *term) listen(s *session) error {
 		case m.Beat != nil:
 			s.poke(func(o *outbox) { o.beat = true })
 		case m.Describe != nil:
-			t.report(report{node: s.node, description: &m.Describe.Description, member: m.Describe.Member})
+			t.describe(s, m.Describe)
 		case m.Holdings != nil:
 			t.hold(s, m.Holdings)
 		case m.Acknowledge != nil:
@@ -156,6 +158,13 @@ func (t *term) listen(s *session) error {
 			return object.Errorf(errdefs.ErrInvalidArgument, "node %s sent what only managers send", s.node)
 		}
 	}
+}
+
+func (t *term) describe(s *session, d *wire.Describe) {
+	t.mu.Lock()
+	s.member = d.Member
+	t.mu.Unlock()
+	t.report(report{node: s.node, description: &d.Description, member: d.Member})
 }
 
 // talk sends the node what it is to know.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/swarm"
 
 	"skep/appliance/manager/loop"
 	"skep/appliance/wire"
@@ -179,6 +180,7 @@ func (t *term) changed(prev, snap *store.Snapshot, k store.Key) {
 	case object.KindNode:
 		t.wake(k.ID, func(o *outbox) { o.swarm = true })
 		t.end(snap, k.ID)
+		t.remind(snap, k.ID)
 	default:
 	}
 }
@@ -198,4 +200,15 @@ func (t *term) end(snap *store.Snapshot, node string) {
 	t.wake(node, func(o *outbox) {
 		o.refuse = object.Errorf(errdefs.ErrNotFound, "node %s was removed from the swarm", node)
 	})
+}
+
+// remind repeats what a node said of itself as a replica, before it was to be one.
+func (t *term) remind(snap *store.Snapshot, node string) {
+	n, ok := snap.Nodes.Get(node)
+	s := t.sessions[node]
+	if !ok || s == nil || s.member == nil || n.Spec.Role != swarm.NodeRoleManager || n.ManagerStatus != nil {
+		return
+	}
+	t.reports = append(t.reports, report{node: node, member: s.member})
+	signal(t.wakeup)
 }
