@@ -20,6 +20,8 @@ import (
 type Sealer interface {
 	Seal(domain string, plain []byte) []byte
 	Open(domain string, sealed []byte) ([]byte, error)
+	// Current reports whether the active key sealed it.
+	Current(sealed []byte) bool
 }
 
 // auditDomain is what audit records are sealed for.

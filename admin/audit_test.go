@@ -2,11 +2,13 @@ package admin_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"skep/admin"
@@ -77,6 +79,64 @@ func TestAudit_NoticesWhatWasDoneToIt(t *testing.T) {
 			_ = a.Close()
 			t.Errorf("%s: opened", name)
 		}
+	}
+}
+
+func TestAudit_IsSealedAnewUnderItsWriters(t *testing.T) {
+	first, second := seal.NewSecret(), seal.NewSecret()
+	ring, err := seal.NewKeyring(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "audit")
+	audit, err := admin.OpenAuditSegments(dir, ring, 4<<10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const each = 100
+	write := func() {
+		for range each {
+			if err := audit.Append(admin.Record{Object: "o"}); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	write()
+	ring.Rotate(second)
+	var writer sync.WaitGroup
+	writer.Go(write)
+	for range 3 { // again is as good as once
+		if err := audit.Reseal(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ring.Retire()
+	writer.Wait()
+	write()
+	if err := audit.Close(); err != nil {
+		t.Fatal(err)
+	}
+	only, err := seal.NewKeyring(second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := 0
+	if err := admin.ReadAudit(dir, only, func(admin.Record) error { count++; return nil }); err != nil || count != 3*each {
+		t.Errorf("read %d records, %v", count, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "*.part")); len(left) > 0 {
+		t.Errorf("left %v", left)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if audit, err = admin.OpenAudit(dir, only); err != nil {
+		t.Fatal(err)
+	}
+	if err := audit.Reseal(ended); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if err := audit.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -33,6 +33,8 @@ func (plainSealer) Open(domain string, sealed []byte) ([]byte, error) {
 	return plain, nil
 }
 
+func (plainSealer) Current([]byte) bool { return true }
+
 func logger(t *testing.T) *slog.Logger {
 	t.Helper()
 	return slog.New(slog.NewTextHandler(t.Output(), nil))

@@ -44,6 +44,8 @@ type Networks interface {
 type Sealer interface {
 	Seal(domain string, plain []byte) []byte
 	Open(domain string, sealed []byte) ([]byte, error)
+	// Current reports whether the active key sealed it.
+	Current(sealed []byte) bool
 }
 
 // Config is what an Engine needs. All of it is required unless it says otherwise.
@@ -89,6 +91,8 @@ type Engine struct {
 	moves   moves
 	// found are the containers of an earlier run, until Run takes them over.
 	found []*instance
+	// saving keeps files from being written while they are sealed anew.
+	saving sync.RWMutex
 
 	mu    sync.Mutex
 	byID  map[string]*instance

@@ -53,6 +53,7 @@ type world struct {
 	more      []string // layers above root
 	nets      *networks
 	vols      *volumes.Store
+	sealer    sealer
 
 	mu     sync.Mutex
 	events []events.Message
@@ -148,7 +149,7 @@ func binary(tb testing.TB, name string) string {
 }
 
 func openWorld(dir string) (*world, error) {
-	w := &world{dir: dir, root: filepath.Join(dir, "image")}
+	w := &world{dir: dir, root: filepath.Join(dir, "image"), sealer: sealer{keys: "a"}}
 	w.nets = &networks{dir: filepath.Join(dir, "netns")}
 	var err error
 	w.vols, err = volumes.Open(volumes.Config{Dir: filepath.Join(dir, "volumes"), Logger: slog.New(slog.DiscardHandler)})
@@ -158,7 +159,7 @@ func openWorld(dir string) (*world, error) {
 func (w *world) config(out *slog.Logger) containers.Config {
 	return containers.Config{
 		Dir: filepath.Join(w.dir, "containers"), RunDir: filepath.Join(w.dir, "run"), Exe: filepath.Join(w.dir, "bin", "skep"),
-		CgroupParent: w.cgroup(), Images: w, Networks: w.nets, Volumes: w.vols, Sealer: sealer{},
+		CgroupParent: w.cgroup(), Images: w, Networks: w.nets, Volumes: w.vols, Sealer: &w.sealer,
 		Publish: func(m events.Message) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -400,12 +401,12 @@ func (n *networks) Attachment(id string) (object.Attachment, bool) {
 	return at, ok
 }
 
-// sealer seals with a fixed key.
-type sealer struct{}
+// sealer seals with keys that are told by one byte; the first is active.
+type sealer struct{ keys string }
 
-func (sealer) aead() cipher.AEAD {
-	key := sha256.Sum256([]byte("test"))
-	block, err := aes.NewCipher(key[:])
+func (sealer) aead(key byte) cipher.AEAD {
+	sum := sha256.Sum256([]byte{key})
+	block, err := aes.NewCipher(sum[:])
 	if err != nil {
 		panic(err)
 	}
@@ -416,15 +417,17 @@ func (sealer) aead() cipher.AEAD {
 	return a
 }
 
-func (s sealer) Seal(domain string, plain []byte) []byte {
+func (s *sealer) Seal(domain string, plain []byte) []byte {
 	nonce := make([]byte, 12)
 	rand.Read(nonce)
-	return s.aead().Seal(nonce, nonce, plain, []byte(domain))
+	return s.aead(s.keys[0]).Seal(append([]byte{s.keys[0]}, nonce...), nonce, plain, []byte(domain))
 }
 
-func (s sealer) Open(domain string, sealed []byte) ([]byte, error) {
-	if len(sealed) < 12 {
-		return nil, errors.New("too short")
+func (s *sealer) Open(domain string, sealed []byte) ([]byte, error) {
+	if len(sealed) < 13 || !strings.Contains(s.keys, string(sealed[:1])) {
+		return nil, errors.New("too short, or an unknown key")
 	}
-	return s.aead().Open(nil, sealed[:12], sealed[12:], []byte(domain))
+	return s.aead(sealed[0]).Open(nil, sealed[1:13], sealed[13:], []byte(domain))
 }
+
+func (s *sealer) Current(sealed []byte) bool { return len(sealed) > 0 && sealed[0] == s.keys[0] }

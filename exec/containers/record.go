@@ -73,23 +73,30 @@ func (e *Engine) save(id, file string, v any, sync bool) error {
 	if err != nil {
 		return fmt.Errorf("save container: %w", err)
 	}
-	sealed := e.cfg.Sealer.Seal(sealDomain(id, file), plain)
-	target := filepath.Join(e.dir(id), file)
-	tmp, err := os.OpenFile(target+".tmp", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
+	e.saving.RLock()
+	defer e.saving.RUnlock()
+	if err := e.write(filepath.Join(e.dir(id), file), e.cfg.Sealer.Seal(sealDomain(id, file), plain), sync); err != nil {
 		return fmt.Errorf("save container: %w", err)
+	}
+	return nil
+}
+
+// tmpSuffix is the end of the name of a file that is not whole yet.
+const tmpSuffix = ".tmp"
+
+func (e *Engine) write(path string, sealed []byte, sync bool) error {
+	tmp, err := os.OpenFile(path+tmpSuffix, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
 	}
 	_, err = tmp.Write(sealed)
 	if sync && err == nil {
 		err = tmp.Sync()
 	}
 	if err = errors.Join(err, tmp.Close()); err != nil {
-		return fmt.Errorf("save container: %w", err)
+		return err
 	}
-	if err := os.Rename(tmp.Name(), target); err != nil {
-		return fmt.Errorf("save container: %w", err)
-	}
-	return nil
+	return os.Rename(tmp.Name(), path)
 }
 
 func (e *Engine) read(id, file string, v any) error {
