@@ -20,11 +20,21 @@ func (a *API) nodeRoutes() []admin.Route {
 	}
 }
 
-// showNode is a node as the API shows it.
+// showNode is a node as the API shows it. One that is to be a manager is none
+// for clients before it is a replica.
 func showNode(n *object.Node) swarm.Node {
 	shown := n.Node
 	shown.Spec.Labels = labels(shown.Spec.Labels)
+	if !replicated(n) {
+		shown.ManagerStatus = nil
+	}
 	return shown
+}
+
+// replicated reports whether a node is a replica: then something is known of how
+// it is reached.
+func replicated(n *object.Node) bool {
+	return n.ManagerStatus != nil && n.ManagerStatus.Reachability != ""
 }
 
 func (a *API) listNodes(w http.ResponseWriter, r *http.Request) error {
@@ -84,18 +94,44 @@ func (a *API) updateNode(_ http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return err
 		}
-		demoted := old.Spec.Role == swarm.NodeRoleManager && spec.Role == swarm.NodeRoleWorker
-		switch {
-		case version != old.Version:
+		if version != old.Version {
 			return store.ErrSequence
-		case demoted && countManagers(s) == 1:
-			return object.Errorf(errdefs.ErrFailedPrecondition, "attempting to demote the last manager of the swarm")
+		}
+		if old.Spec.Role == swarm.NodeRoleManager && spec.Role == swarm.NodeRoleWorker {
+			if err := checkDemotion(s, old); err != nil {
+				return err
+			}
 		}
 		n := clone(old)
 		n.Spec = spec
 		tx.Update(n)
 		return nil
 	})
+}
+
+// checkDemotion refuses what would leave the swarm without a manager, or without
+// most of its managers: the roles loop would wait with it, and nobody know why.
+func checkDemotion(s *store.Snapshot, n *object.Node) error {
+	if countManagers(s) == 1 {
+		return object.Errorf(errdefs.ErrFailedPrecondition, "attempting to demote the last manager of the swarm")
+	}
+	if !replicated(n) {
+		return nil
+	}
+	left, reachable := 0, 0
+	for o := range s.Nodes.All() {
+		if o.ID == n.ID || !replicated(o) {
+			continue
+		}
+		left++
+		if o.ManagerStatus.Reachability == swarm.ReachabilityReachable {
+			reachable++
+		}
+	}
+	if reachable < left/2+1 {
+		return object.Errorf(errdefs.ErrFailedPrecondition, "can't remove member from the raft: this would result in a loss of quorum")
+	}
+	return nil
 }
 
 func (a *API) removeNode(_ http.ResponseWriter, r *http.Request) error {

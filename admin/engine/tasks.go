@@ -88,14 +88,18 @@ func (a *API) listTasks(w http.ResponseWriter, r *http.Request) error {
 	}, func(t *object.Task) swarm.Task { return showTask(s, t) }))
 }
 
-// candidates are the tasks of the services that are asked for, or all.
+// candidates are the tasks of the services or nodes that are asked for, or all.
 func candidates(s *store.Snapshot, f filters.Filters) iter.Seq[*object.Task] {
-	if !f.Has("service") {
+	index, key := store.ByService, "service"
+	if !f.Has(key) {
+		index, key = store.ByNode, "node"
+	}
+	if !f.Has(key) {
 		return s.Tasks.All()
 	}
 	return func(yield func(*object.Task) bool) {
-		for _, id := range f.Values("service") {
-			for t := range s.Tasks.By(store.ByService, id) {
+		for _, id := range f.Values(key) {
+			for t := range s.Tasks.By(index, id) {
 				if !yield(t) {
 					return
 				}
