@@ -25,6 +25,7 @@ import (
 const (
 	maxImages    = 10_000
 	maxNames     = 128 // of an image
+	maxName      = 512
 	maxPlatforms = 64
 	maxBytes     = 8 << 20 // of names, types and platforms, of a node
 )
@@ -65,11 +66,29 @@ func New(cfg Config) *Directory {
 	}
 }
 
-// Set notes what a node says that it has, or that came and went there.
+// Set notes what a node says that it has, or that came and went there. Nil
+// forgets the node, whose session ended.
 func (d *Directory) Set(node string, h *wire.Holdings) {
+	if h == nil {
+		d.Forget(node)
+		return
+	}
+	images := make([]wire.Image, 0, len(h.Images))
+	for _, i := range h.Images {
+		if i, ok := checked(i); ok {
+			images = append(images, i)
+		}
+	}
+	if refused := len(h.Images) - d.set(node, h.Complete, images, h.Gone); refused > 0 {
+		d.cfg.Logger.Warn("did not note images of node", "node", node, "images", refused)
+	}
+}
+
+// set tells how many of the images were noted.
+func (d *Directory) set(node string, all bool, images []wire.Image, gone []digest.Digest) (noted int) {
 	d.mu.Lock()
-	refused := 0
-	if h.Complete {
+	defer d.mu.Unlock()
+	if all {
 		d.forgetLocked(node)
 	}
 	s := d.nodes[node]
@@ -77,21 +96,18 @@ func (d *Directory) Set(node string, h *wire.Holdings) {
 		s = &shelf{images: map[digest.Digest]wire.Image{}}
 		d.nodes[node] = s
 	}
-	for _, gone := range h.Gone {
-		d.dropLocked(node, gone)
+	for _, g := range gone {
+		d.dropLocked(node, g)
 	}
-	for _, i := range h.Images {
-		if !d.addLocked(node, s, i) {
-			refused++
+	for _, i := range images {
+		if d.addLocked(node, s, i) {
+			noted++
 		}
 	}
-	d.mu.Unlock()
-	if refused > 0 {
-		d.cfg.Logger.Warn("did not note images of node", "node", node, "images", refused)
-	}
+	return noted
 }
 
-// Forget forgets a node, whose session ended.
+// Forget forgets a node.
 func (d *Directory) Forget(node string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -139,10 +155,6 @@ func (d *Directory) dropLocked(node string, id digest.Digest) {
 }
 
 func (d *Directory) addLocked(node string, s *shelf, i wire.Image) bool {
-	i, ok := checked(i)
-	if !ok {
-		return false
-	}
 	id := i.Descriptor.Digest
 	d.dropLocked(node, id)
 	if len(s.images) >= maxImages || s.bytes+size(i) > maxBytes {
@@ -176,6 +188,9 @@ func checked(i wire.Image) (wire.Image, bool) {
 		return kept, false
 	}
 	for _, name := range kept.Names {
+		if len(name) > maxName {
+			return kept, false
+		}
 		if completed, id, err := complete(name); err != nil || id != "" || completed != name {
 			return kept, false
 		}
