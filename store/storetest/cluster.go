@@ -55,6 +55,7 @@ func NewCluster(tb testing.TB, size int) *Cluster {
 		for i := range c.nodes {
 			c.Crash(i)
 		}
+		<-time.After(time.Minute) // Raft's last calls run into their timeouts
 	})
 	return c
 }
