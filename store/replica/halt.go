@@ -34,11 +34,17 @@ func (l *haltingLog) GetLog(index uint64, log *raft.Log) error {
 
 // StoreLogs has its error returned: Raft steps down over it.
 func (l *haltingLog) StoreLogs(logs []*raft.Log) error {
+	defer l.m.timed("store log entries")()
 	err := l.LogStore.StoreLogs(logs)
 	if err != nil {
 		l.m.fail(err)
 	}
 	return err
+}
+
+func (l *haltingLog) DeleteRange(first, last uint64) error {
+	defer l.m.timed("delete log entries")()
+	return l.LogStore.DeleteRange(first, last)
 }
 
 func (l *haltingLog) IsMonotonic() bool {
@@ -52,9 +58,41 @@ type haltingStable struct {
 }
 
 func (s *haltingStable) Set(key, value []byte) error {
+	defer s.m.timed("store vote")()
 	return s.m.halt(s.StableStore.Set(key, value))
 }
 
 func (s *haltingStable) SetUint64(key []byte, value uint64) error {
+	defer s.m.timed("store vote")()
 	return s.m.halt(s.StableStore.SetUint64(key, value))
+}
+
+// timedSnapshots are there for their writes to be timed.
+type timedSnapshots struct {
+	raft.SnapshotStore
+	m *Member
+}
+
+func (s *timedSnapshots) Create(version raft.SnapshotVersion, index, term uint64, conf raft.Configuration, confIndex uint64, trans raft.Transport) (raft.SnapshotSink, error) {
+	defer s.m.timed("create snapshot")()
+	k, err := s.SnapshotStore.Create(version, index, term, conf, confIndex, trans)
+	if err != nil {
+		return nil, err
+	}
+	return &timedSink{k, s.m}, nil
+}
+
+type timedSink struct {
+	raft.SnapshotSink
+	m *Member
+}
+
+func (k *timedSink) Write(b []byte) (int, error) {
+	defer k.m.timed("write snapshot")()
+	return k.SnapshotSink.Write(b)
+}
+
+func (k *timedSink) Close() error {
+	defer k.m.timed("finish snapshot")()
+	return k.SnapshotSink.Close()
 }

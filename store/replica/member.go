@@ -84,6 +84,8 @@ type Member struct {
 	solitary bool
 
 	leader   leader
+	lag      lag           // of the followers; belongs to the leader's session
+	kicked   time.Time     // when the disk hung so long the last time that a member failed
 	changing chan struct{} // holds a token while the configuration is changed
 	failed   chan error    // the first failure that ends the member
 	failOnce sync.Once
@@ -125,6 +127,7 @@ func Open(cfg Config) (*Member, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make log cache: %w", err), disk.Close())
 	}
+	m.kicked = lastKick(cfg.Dir)
 	m.disk, m.stores = disk, Stores{cached, disk, snaps}
 	return m, nil
 }
@@ -164,6 +167,7 @@ func (m *Member) config() *raft.Config {
 	c.TrailingLogs = cmp.Or(t.TrailingLogs, 10240)
 	c.MaxAppendEntries = 256 // proposals in flight that share an fsync
 	c.NoLegacyTelemetry = true
+	c.ShutdownOnRemove = false // it would not wait for the end of its goroutines
 	c.Logger = newLogger(m.cfg.Logger)
 	return c
 }
@@ -183,7 +187,7 @@ func (m *Member) start(notify chan<- bool) error {
 	c.HeartbeatTimeout += time.Millisecond
 	c.ElectionTimeout += time.Millisecond
 	c.NotifyCh = notify
-	r, err := raft.NewRaft(c, &fsm{member: m}, &haltingLog{m.stores.Log, m}, &haltingStable{m.stores.Stable, m}, m.stores.Snapshots, m.peers)
+	r, err := raft.NewRaft(c, &fsm{member: m}, &haltingLog{m.stores.Log, m}, &haltingStable{m.stores.Stable, m}, &timedSnapshots{m.stores.Snapshots, m}, m.peers)
 	if err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}

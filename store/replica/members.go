@@ -75,11 +75,20 @@ func (m *Member) DemoteVoter(ctx context.Context, id string) error {
 	})
 }
 
-// Remove takes a member out of the group for good.
+// ErrRemoved says that this member led the group and took itself out. (Raft does
+// not tell a member that does not lead that it was removed.)
+var ErrRemoved = errors.New("removed from the group")
+
+// Remove takes a member out of the group for good. A leader that removes itself
+// returns from Run with ErrRemoved.
 func (m *Member) Remove(ctx context.Context, id string) error {
-	return m.change(ctx, "remove "+id, func() raft.IndexFuture {
+	err := m.change(ctx, "remove "+id, func() raft.IndexFuture {
 		return m.raft.RemoveServer(raft.ServerID(id), 0, patience)
 	})
+	if err == nil && id == m.cfg.ID {
+		m.fail(ErrRemoved)
+	}
+	return err
 }
 
 func (m *Member) change(ctx context.Context, what string, ask func() raft.IndexFuture) error {
@@ -95,6 +104,9 @@ func (m *Member) change(ctx context.Context, what string, ask func() raft.IndexF
 		return shuttingDown()
 	}
 	defer m.calls.Done()
+	if !m.running() {
+		return ErrNotLeader
+	}
 	_, err := await(ctx, m, ask)
 	if err == nil {
 		return nil
@@ -118,7 +130,14 @@ const (
 // Transfer hands the leadership to the voter of a node, or to the one that knows
 // most if the node is "".
 func (m *Member) Transfer(ctx context.Context, nodeID string) error {
-	ask := func() raft.Future { return m.raft.LeadershipTransfer() }
+	if !m.enter() {
+		return shuttingDown()
+	}
+	defer m.calls.Done()
+	if !m.running() {
+		return ErrNotLeader
+	}
+	ask := m.raft.LeadershipTransfer
 	if nodeID != "" {
 		var to *raft.Server
 		for _, s := range m.configuration().Servers {
@@ -131,10 +150,6 @@ func (m *Member) Transfer(ctx context.Context, nodeID string) error {
 		}
 		ask = func() raft.Future { return m.raft.LeadershipTransferToServer(to.ID, to.Address) }
 	}
-	if !m.enter() {
-		return shuttingDown()
-	}
-	defer m.calls.Done()
 	return m.transfer(ctx, ask)
 }
 

@@ -14,7 +14,7 @@ import (
 type peers struct {
 	raft.Transport
 	self raft.ServerAddress
-	cut  atomic.Bool
+	cut  atomic.Int32 // by how many; 0 if it is not
 
 	mu   sync.Mutex
 	seen map[raft.ServerID]peer // guarded by mu
@@ -25,6 +25,8 @@ type peer struct {
 	last  time.Time
 	term  uint64 // of our leadership that the answer was to
 	match uint64
+	// installing is set while it is sent a snapshot.
+	installing bool
 }
 
 func newPeers(t raft.Transport, nodeID string) *peers {
@@ -45,9 +47,17 @@ func (p *peers) note(id raft.ServerID, term, match uint64) {
 	defer p.mu.Unlock()
 	s := p.seen[id]
 	if s.term != term {
-		s = peer{term: term}
+		s = peer{term: term, installing: s.installing}
 	}
 	s.last, s.match = time.Now(), max(s.match, match)
+	p.seen[id] = s
+}
+
+func (p *peers) installing(id raft.ServerID, now bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.seen[id]
+	s.installing = now
 	p.seen[id] = s
 }
 
@@ -69,7 +79,7 @@ func (p *peers) AppendEntriesPipeline(raft.ServerID, raft.ServerAddress) (raft.A
 
 // AppendEntries implements raft.Transport.
 func (p *peers) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	if p.cut.Load() {
+	if p.cut.Load() > 0 {
 		return raft.ErrTransportShutdown
 	}
 	if err := p.Transport.AppendEntries(id, to, args, resp); err != nil {
@@ -85,7 +95,7 @@ func (p *peers) AppendEntries(id raft.ServerID, to raft.ServerAddress, args *raf
 
 // RequestVote implements raft.Transport.
 func (p *peers) RequestVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
-	if p.cut.Load() {
+	if p.cut.Load() > 0 {
 		return raft.ErrTransportShutdown
 	}
 	return p.Transport.RequestVote(id, to, args, resp)
@@ -94,7 +104,7 @@ func (p *peers) RequestVote(id raft.ServerID, to raft.ServerAddress, args *raft.
 // RequestPreVote implements raft.WithPreVote.
 func (p *peers) RequestPreVote(id raft.ServerID, to raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
 	t, ok := p.Transport.(raft.WithPreVote)
-	if !ok || p.cut.Load() {
+	if !ok || p.cut.Load() > 0 {
 		return raft.ErrTransportShutdown
 	}
 	return t.RequestPreVote(id, to, args, resp)
@@ -102,9 +112,11 @@ func (p *peers) RequestPreVote(id raft.ServerID, to raft.ServerAddress, args *ra
 
 // InstallSnapshot implements raft.Transport.
 func (p *peers) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
-	if p.cut.Load() {
+	if p.cut.Load() > 0 {
 		return raft.ErrTransportShutdown
 	}
+	p.installing(id, true)
+	defer p.installing(id, false)
 	if err := p.Transport.InstallSnapshot(id, to, args, resp, data); err != nil {
 		return err
 	}
@@ -118,7 +130,7 @@ func (p *peers) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, args *r
 
 // TimeoutNow implements raft.Transport.
 func (p *peers) TimeoutNow(id raft.ServerID, to raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
-	if p.cut.Load() {
+	if p.cut.Load() > 0 {
 		return raft.ErrTransportShutdown
 	}
 	return p.Transport.TimeoutNow(id, to, args, resp)
@@ -126,7 +138,7 @@ func (p *peers) TimeoutNow(id raft.ServerID, to raft.ServerAddress, args *raft.T
 
 // Close implements raft.WithClose.
 func (p *peers) Close() error {
-	p.cut.Store(true)
+	p.cut.Add(1)
 	if t, ok := p.Transport.(raft.WithClose); ok {
 		return t.Close()
 	}

@@ -20,14 +20,10 @@ func (m *Member) Run(ctx context.Context, lead func(ctx context.Context) error) 
 		return errors.Join(err, m.Close())
 	}
 	// What it holds is only that there is news, so that none is lost if it is full.
-	heard := make(chan raft.Observation, 8)
+	heard := make(chan raft.Observation, 1)
 	obs := raft.NewObserver(heard, false, func(o *raft.Observation) bool {
-		switch o.Data.(type) {
-		case raft.LeaderObservation, raft.RaftState:
-			return true
-		default:
-			return false
-		}
+		_, ok := o.Data.(raft.LeaderObservation)
+		return ok
 	})
 	m.raft.RegisterObserver(obs)
 	defer m.raft.DeregisterObserver(obs)
@@ -46,9 +42,6 @@ func (m *Member) Run(ctx context.Context, lead func(ctx context.Context) error) 
 		case failed = <-m.failed:
 		case <-heard:
 			m.observe()
-			if m.raft.State() == raft.Shutdown {
-				failed = ErrRemoved
-			}
 		case leads := <-notify:
 			m.observe()
 			cancel(errLostLeadership)
@@ -68,19 +61,21 @@ func (m *Member) Run(ctx context.Context, lead func(ctx context.Context) error) 
 		}
 	}
 	cancel(errShutdown)
-	wg.Wait()
 	m.leading.Store(false)
-	return errors.Join(failed, m.stop(failed != nil))
+	ended := make(chan struct{})
+	go func() { wg.Wait(); close(ended) }() // is waited for, unless it hangs in the disk
+	if failed == nil {
+		<-ended
+	} else {
+		within(ended, stopPatience)
+	}
+	return errors.Join(failed, m.stop(context.WithoutCancel(ctx), failed != nil))
 }
 
 var (
 	errLostLeadership = errors.New("lost leadership")
 	errShutdown       = errors.New("shut down")
 )
-
-// ErrRemoved says that this member led the group out of which it was taken. (A
-// member that does not lead is not told by the others.)
-var ErrRemoved = errors.New("removed from the group")
 
 // session is the time of one leadership.
 func (m *Member) session(ctx context.Context, lead func(context.Context) error) {
@@ -92,9 +87,16 @@ func (m *Member) session(ctx context.Context, lead func(context.Context) error) 
 		return
 	}
 	m.leading.Store(true)
+	if ctx.Err() != nil {
+		m.leading.Store(false) // it may have been lost just before
+		return
+	}
 	m.setReady()
 	log.InfoContext(ctx, "began to lead")
-	defer func() { log.InfoContext(ctx, "ceased to lead", "cause", context.Cause(ctx)) }()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { m.watchLag(ctx) })
+	defer func() { log.InfoContext(context.WithoutCancel(ctx), "ceased to lead", "cause", context.Cause(ctx)) }()
 	for delay := time.Second; ctx.Err() == nil; delay = min(2*delay, 30*time.Second) {
 		var err error
 		if lead != nil {
@@ -106,7 +108,7 @@ func (m *Member) session(ctx context.Context, lead func(context.Context) error) 
 			return
 		}
 		log.ErrorContext(ctx, "leading failed", "err", err, "retry", delay)
-		if !m.alone() && m.raft.LeadershipTransfer().Error() == nil {
+		if !m.alone() && m.Transfer(ctx, "") == nil {
 			<-ctx.Done()
 			return
 		}
@@ -121,7 +123,7 @@ func (m *Member) session(ctx context.Context, lead func(context.Context) error) 
 // in the disk.
 const stopPatience = 2 * time.Second
 
-func (m *Member) stop(failed bool) error {
+func (m *Member) stop(ctx context.Context, failed bool) error {
 	m.mu.Lock()
 	m.closing = true
 	m.mu.Unlock()
@@ -129,14 +131,14 @@ func (m *Member) stop(failed bool) error {
 		m.drain()
 	}
 	if !failed && m.raft.State() == raft.Leader && !m.alone() {
-		if err := m.raft.LeadershipTransfer().Error(); err != nil {
-			m.cfg.Logger.Warn("kept leadership to the end", "err", err)
+		if err := m.transfer(ctx, m.raft.LeadershipTransfer); err != nil {
+			m.cfg.Logger.WarnContext(ctx, "kept leadership to the end", "err", err)
 		}
 	}
 	if !failed {
 		// The next start has the less to replay.
 		if err := m.raft.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
-			m.cfg.Logger.Warn("wrote no snapshot at the end", "err", err)
+			m.cfg.Logger.WarnContext(ctx, "wrote no snapshot at the end", "err", err)
 		}
 	}
 	down := make(chan error, 1)
