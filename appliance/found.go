@@ -73,7 +73,6 @@ func newCluster(req swarm.InitRequest, now time.Time) (*object.Cluster, error) {
 		Spec:         clusterSpec(req.Spec),
 		SubnetSize:   req.SubnetSize,
 		DataPathPort: req.DataPathPort,
-		JoinTokens:   newTokens(root),
 		RootCA:       object.RootCA{Cert: root.PEM(), Key: key},
 	}
 	if req.AutoLockManagers {
@@ -82,6 +81,7 @@ func newCluster(req swarm.InitRequest, now time.Time) (*object.Cluster, error) {
 	if c.Spec.EncryptionConfig.AutoLockManagers {
 		c.UnlockKey, c.KEKVersion = seal.NewSecret(), 1
 	}
+	c.JoinTokens.Worker, c.JoinTokens.Manager = join.Pair(root.Cert.Raw)
 	if err := pki.CheckExpiry(c.Spec.CAConfig.NodeCertExpiry); err != nil {
 		return nil, object.Errorf(errdefs.ErrInvalidArgument, "%v", err)
 	}
@@ -139,13 +139,6 @@ func issueFirst(id *identity.State, c *object.Cluster, now time.Time) error {
 	}
 	id.Key, id.Certificate, id.Roots = key, cert, root.PEM()
 	return nil
-}
-
-func newTokens(root *pki.Root) swarm.JoinTokens {
-	return swarm.JoinTokens{
-		Worker:  join.New(root.Cert.Raw).Text(),
-		Manager: join.New(root.Cert.Raw).Text(),
-	}
 }
 
 // initRequest is the node file's init section as a request.

@@ -15,7 +15,6 @@ import (
 	"skep/admin/engine"
 	"skep/appliance/config"
 	"skep/exec/tasks"
-	"skep/pki"
 	"skep/pki/identity"
 	"skep/store"
 	"skep/store/object"
@@ -249,29 +248,4 @@ func (m *membership) Store(ctx context.Context) (store.Proposer, error) {
 		return nil, err
 	}
 	return s.member, nil
-}
-
-// RotateTokens makes new join tokens; the old ones let nobody in any more.
-func (m *membership) RotateTokens(ctx context.Context, worker, manager bool) error {
-	p, err := m.Store(ctx)
-	if err != nil {
-		return err
-	}
-	snap := p.Snapshot()
-	c := snap.Cluster().Clone().(*object.Cluster)
-	root, err := pki.ParseRoot(c.RootCA.Cert, c.RootCA.Key)
-	if err != nil {
-		return err
-	}
-	fresh := newTokens(root)
-	if worker {
-		c.JoinTokens.Worker = fresh.Worker
-	}
-	if manager {
-		c.JoinTokens.Manager = fresh.Manager
-	}
-	tx := store.Begin(snap)
-	tx.Update(c)
-	_, err = p.Propose(ctx, tx)
-	return err
 }

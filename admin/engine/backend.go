@@ -107,8 +107,10 @@ type Swarm interface {
 	// acknowledged before the call, or an error of the kind unavailable with
 	// Swarm's text when this node is no manager.
 	Store(ctx context.Context) (store.Proposer, error)
-	// RotateTokens makes new join tokens.
-	RotateTokens(ctx context.Context, worker, manager bool) error
+	// ReachCA tells whether one of the external authorities that cfg names for
+	// root can be reached. Those that it names for none are current's. which is
+	// the word for root in Swarm's text.
+	ReachCA(ctx context.Context, cfg swarm.CAConfig, root, current []byte, which string) error
 }
 
 // TaskLogs reads what a task's container wrote, on whichever node it is.

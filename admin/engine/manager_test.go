@@ -31,6 +31,7 @@ import (
 
 	"skep/admin"
 	"skep/admin/engine"
+	"skep/pki"
 	"skep/store"
 	"skep/store/object"
 	"skep/store/storetest"
@@ -59,10 +60,14 @@ func (m *membership) Init(ctx context.Context, req swarm.InitRequest) (string, e
 		return "", object.Errorf(errdefs.ErrUnavailable, "%s", alreadyPart)
 	}
 	s := storetest.New(m.tb)
+	root, err := pki.NewRoot(time.Now())
+	if err != nil {
+		return "", err
+	}
 	cluster := &object.Cluster{
 		ID: object.NewID(), Spec: req.Spec, SubnetSize: 24, DataPathPort: 4789,
 		JoinTokens: swarm.JoinTokens{Worker: "SWMTKN-1-worker", Manager: "SWMTKN-1-manager"},
-		RootCA:     object.RootCA{Cert: []byte("no certificate"), Key: []byte("canary of the key")},
+		RootCA:     object.RootCA{Cert: root.PEM(), Key: []byte("canary of the key")},
 	}
 	cluster.Spec.Name = "default"
 	for _, p := range req.DefaultAddrPool {
@@ -128,18 +133,11 @@ func (m *membership) Store(context.Context) (store.Proposer, error) {
 	return m.store, nil
 }
 
-func (m *membership) RotateTokens(ctx context.Context, worker, manager bool) error {
-	tx := store.Begin(m.store.Snapshot())
-	c := m.store.Snapshot().Cluster().Clone().(*object.Cluster)
-	if worker {
-		c.JoinTokens.Worker += "x"
+func (m *membership) ReachCA(_ context.Context, cfg swarm.CAConfig, _, _ []byte, which string) error {
+	if len(cfg.ExternalCAs) == 0 {
+		return object.Errorf(errdefs.ErrInvalidArgument, "there must be at least one valid, reachable external CA corresponding to the %s CA certificate", which)
 	}
-	if manager {
-		c.JoinTokens.Manager += "x"
-	}
-	tx.Update(c)
-	_, err := m.store.Propose(ctx, tx)
-	return err
+	return nil
 }
 
 // catalogue knows the digests of some images.

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/netip"
 	"reflect"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/swarm"
@@ -16,9 +15,6 @@ import (
 	"skep/store"
 	"skep/store/object"
 )
-
-// minCertExpiry is the shortest life of a node certificate.
-const minCertExpiry = time.Hour
 
 func (a *API) swarmRoutes() []admin.Route {
 	return []admin.Route{
@@ -57,6 +53,8 @@ func clusterInfo(c *object.Cluster) swarm.ClusterInfo {
 		TLSInfo:      tlsInfo(c.RootCA.Cert),
 		SubnetSize:   c.SubnetSize,
 		DataPathPort: c.DataPathPort,
+
+		RootRotationInProgress: c.RootCA.Rotation != nil || c.RootDue(),
 	}
 	info.Spec.Labels = labels(c.Spec.Labels)
 	info.Spec.CAConfig.SigningCACert, info.Spec.CAConfig.SigningCAKey = "", ""
@@ -128,7 +126,7 @@ func (a *API) initSwarm(w http.ResponseWriter, r *http.Request) error {
 	case req.ForceNewCluster:
 		return unbuilt("forcing a new cluster is")
 	}
-	if err = checkCA(swarm.CAConfig{}, req.Spec.CAConfig); err != nil {
+	if err = checkFirstCA(&req.Spec.CAConfig); err != nil {
 		return err
 	}
 	id, err := a.Swarm.Init(r.Context(), req)
@@ -137,19 +135,6 @@ func (a *API) initSwarm(w http.ResponseWriter, r *http.Request) error {
 	}
 	admin.NameObject(r.Context(), id)
 	return writeJSON(w, http.StatusOK, id)
-}
-
-// checkCA refuses what cannot be done to the certificate authority.
-func checkCA(old, now swarm.CAConfig) error {
-	switch {
-	case now.ForceRotate != old.ForceRotate, now.SigningCACert != "", now.SigningCAKey != "":
-		return unbuilt("rotating the root certificate is")
-	case len(now.ExternalCAs) > 0:
-		return unbuilt("external certificate authorities are")
-	case now.NodeCertExpiry != 0 && now.NodeCertExpiry < minCertExpiry:
-		return invalid("minimum certificate expiry time is %s", minCertExpiry)
-	}
-	return nil
 }
 
 func (a *API) joinSwarm(_ http.ResponseWriter, r *http.Request) error {
@@ -176,7 +161,7 @@ func (a *API) updateSwarm(_ http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	err = a.change(r.Context(), func(s *store.Snapshot, tx *store.Tx) error {
+	return a.change(r.Context(), func(s *store.Snapshot, tx *store.Tx) error {
 		old := s.Cluster()
 		switch {
 		case old == nil:
@@ -186,10 +171,13 @@ func (a *API) updateSwarm(_ http.ResponseWriter, r *http.Request) error {
 		case version != old.Version:
 			return store.ErrSequence
 		}
-		if refusal := checkCA(old.Spec.CAConfig, spec.CAConfig); refusal != nil {
-			return refusal
-		}
 		c := clone(old)
+		if err := a.changeCA(r.Context(), c, &spec.CAConfig); err != nil {
+			return err
+		}
+		if err := rotateTokens(c, flag(r, "rotateWorkerToken"), flag(r, "rotateManagerToken")); err != nil {
+			return err
+		}
 		c.Spec = spec
 		setUnlockKey(c, s.Index, flag(r, "rotateManagerUnlockKey"))
 		if reflect.DeepEqual(old, c) {
@@ -198,12 +186,4 @@ func (a *API) updateSwarm(_ http.ResponseWriter, r *http.Request) error {
 		tx.Update(c)
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	worker, manager := flag(r, "rotateWorkerToken"), flag(r, "rotateManagerToken")
-	if !worker && !manager {
-		return nil
-	}
-	return a.Swarm.RotateTokens(r.Context(), worker, manager)
 }

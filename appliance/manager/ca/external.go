@@ -10,7 +10,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -38,12 +40,53 @@ type external struct {
 // external is the authority for root, as the swarm's spec tells of it: entries
 // without a root are those of current.
 func (c *CA) external(cfg *swarm.CAConfig, root *x509.Certificate, current []byte) *external {
-	return &external{root: root, urls: URLs(cfg, root, current), certificate: c.cfg.Certificate}
+	return &external{root: root, urls: urls(cfg, root, current), certificate: c.cfg.Certificate}
 }
 
-// URLs are the external authorities that a spec names for a root.
-func URLs(cfg *swarm.CAConfig, root *x509.Certificate, current []byte) []string {
-	var urls []string
+// Reach tells whether one of the external authorities for root can be reached;
+// those that cfg names for no root are current's. which is the word for root
+// in Swarm's text.
+func Reach(ctx context.Context, cfg *swarm.CAConfig, root, current []byte, which string, own func() (tls.Certificate, error)) error {
+	certs, err := pki.ParseChain(root)
+	if err != nil {
+		return object.Errorf(errdefs.ErrInvalidArgument, "%w", err)
+	}
+	e := &external{root: certs[0], urls: urls(cfg, certs[0], current), certificate: own}
+	conf, err := e.tls()
+	if err != nil {
+		return err
+	}
+	for _, u := range e.urls {
+		if dial(ctx, u, conf) == nil {
+			return nil
+		}
+	}
+	return errUnreachable(which)
+}
+
+// dial tries whether there is a server of an authority at an address.
+func dial(ctx context.Context, address string, conf *tls.Config) error {
+	u, err := url.Parse(address)
+	if err != nil {
+		return err
+	}
+	port := u.Port()
+	if port == "" {
+		port = "443"
+	}
+	ctx, cancel := context.WithTimeout(ctx, externalTimeout)
+	defer cancel()
+	d := tls.Dialer{Config: conf}
+	conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+// urls are the external authorities that a spec names for a root.
+func urls(cfg *swarm.CAConfig, root *x509.Certificate, current []byte) []string {
+	var list []string
 	for _, e := range cfg.ExternalCAs {
 		of := []byte(e.CACert)
 		if len(bytes.TrimSpace(of)) == 0 {
@@ -51,10 +94,10 @@ func URLs(cfg *swarm.CAConfig, root *x509.Certificate, current []byte) []string 
 		}
 		certs, err := pki.ParseChain(of)
 		if e.Protocol == swarm.ExternalCAProtocolCFSSL && err == nil && len(certs) == 1 && certs[0].Equal(root) {
-			urls = append(urls, e.URL)
+			list = append(list, e.URL)
 		}
 	}
-	return urls
+	return list
 }
 
 // signRequest is CFSSL's, as far as it is of use here.
@@ -137,42 +180,49 @@ func (e *external) ask(ctx context.Context, req signRequest, check func(cert []b
 	}
 	defer client.CloseIdleConnections()
 	var errs []error
-	for _, url := range e.urls {
-		cert, err := post(ctx, client, url, req)
+	for _, u := range e.urls {
+		cert, err := post(ctx, client, u, req)
 		if err == nil {
 			err = check(cert)
 		}
 		if err == nil {
 			return cert, nil
 		}
-		errs = append(errs, fmt.Errorf("external CA %s: %w", url, err))
+		errs = append(errs, fmt.Errorf("external CA %s: %w", u, err))
 	}
 	return nil, object.Errorf(errdefs.ErrUnavailable, "%w", errors.Join(errs...))
 }
 
-// client speaks to the authority as this manager, and to nobody else.
-func (e *external) client() (*http.Client, error) {
+// tls is how the authority and this manager know each other.
+func (e *external) tls() (*tls.Config, error) {
 	own, err := e.certificate()
 	if err != nil {
 		return nil, err
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(e.root)
+	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Certificates: []tls.Certificate{own}}, nil
+}
+
+// client speaks to the authority as this manager, and to nobody else.
+func (e *external) client() (*http.Client, error) {
+	conf, err := e.tls()
+	if err != nil {
+		return nil, err
+	}
 	return &http.Client{
-		Timeout: externalTimeout,
-		Transport: &http.Transport{
-			TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots, Certificates: []tls.Certificate{own}},
-		},
+		Timeout:       externalTimeout,
+		Transport:     &http.Transport{TLSClientConfig: conf},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}, nil
 }
 
-func post(ctx context.Context, client *http.Client, url string, body signRequest) ([]byte, error) {
+func post(ctx context.Context, client *http.Client, address string, body signRequest) ([]byte, error) {
 	b, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(b))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(b))
 	if err != nil {
 		return nil, err
 	}

@@ -127,12 +127,21 @@ func Roots(r *object.RootCA) []byte {
 }
 
 // Swarm is what a node is to know of the authority, and to be: the roots to
-// trust, its role, and the generation of which its certificate must be.
+// trust, its role, and the generation that its certificate must have at least.
 func Swarm(snap *store.Snapshot, n *object.Node) (roots []byte, role swarm.NodeRole, renew uint64) {
 	if c := snap.Cluster(); c != nil {
 		roots = Roots(&c.RootCA)
 	}
-	return roots, n.Spec.Role, n.Renew
+	return roots, Role(n), max(n.Renew, n.MinGeneration)
+}
+
+// Role is what a node's certificate is to say. A manager that is demoted
+// remains one until it was taken out of the replicas and its status forgotten.
+func Role(n *object.Node) swarm.NodeRole {
+	if n.Spec.Role == swarm.NodeRoleManager || n.ManagerStatus != nil {
+		return swarm.NodeRoleManager
+	}
+	return swarm.NodeRoleWorker
 }
 
 func (c *CA) joinReply(i *issued) *wire.JoinReply {

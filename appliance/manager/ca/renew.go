@@ -101,14 +101,14 @@ func (c *CA) replace(ctx context.Context, csr []byte, find func(*store.Snapshot,
 		if err != nil {
 			return nil, err
 		}
-		if asked && n.CertRole == n.Spec.Role {
+		if asked && n.CertRole == Role(n) {
 			return c.again(ctx, snap, n, r)
 		}
 		if other := byKey(snap, r.hash); other != nil && other.ID != n.ID {
 			return nil, object.Errorf(errdefs.ErrAlreadyExists, "the key is that of another node")
 		}
 		n = n.Clone().(*object.Node)
-		n.CertRole = n.Spec.Role
+		n.CertRole = Role(n)
 		i, err := c.record(ctx, snap, n, r, func(tx *store.Tx, n *object.Node) { tx.Update(n) })
 		if !errors.Is(err, store.ErrSequence) {
 			return i, err
@@ -153,7 +153,7 @@ func returning(snap *store.Snapshot, chain []*x509.Certificate, r *request, now 
 	asked := string(n.KeyHash) == string(r.hash[:])
 	// An older certificate of a manager may have been stolen: only the last is
 	// believed, or who holds the key that came after it.
-	if n.Spec.Role == swarm.NodeRoleManager && who.Generation < n.Generation && !asked {
+	if Role(n) == swarm.NodeRoleManager && who.Generation < n.Generation && !asked {
 		return nil, false, object.Errorf(errdefs.ErrPermissionDenied, "enrol again: it is not the last certificate of manager %s", n.ID)
 	}
 	return n, asked, nil

@@ -67,4 +67,3 @@ func (c *CA) enter(ctx context.Context, hash [32]byte) (leave func(), err error)
 		}
 	}
 }
-

@@ -68,7 +68,7 @@ func plan(snap *store.Snapshot, now time.Time, r rhythm) step {
 	if c == nil {
 		return step{}
 	}
-	if Pending(c) {
+	if c.RootDue() {
 		return step{do: begin}
 	}
 	rot := c.RootCA.Rotation
@@ -118,12 +118,6 @@ func planRetired(retired []object.RetiredRoot, now time.Time) step {
 		}
 	}
 	return s
-}
-
-// Pending tells whether the swarm's spec asks for a change of root that has not
-// begun.
-func Pending(c *object.Cluster) bool {
-	return c.Spec.CAConfig.ForceRotate != c.RootCA.Forced || c.Spec.CAConfig.SigningCACert != ""
 }
 
 // missing are the nodes that are there and of which ok does not hold.

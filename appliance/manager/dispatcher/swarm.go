@@ -5,6 +5,7 @@ import (
 
 	"github.com/moby/moby/api/types/swarm"
 
+	"skep/appliance/manager/ca"
 	"skep/appliance/wire"
 	"skep/store"
 	"skep/store/object"
@@ -27,9 +28,9 @@ func (s *sent) news(snap *store.Snapshot, managers []wire.Peer, node string) *wi
 
 // about is the swarm as one of its nodes is to know it.
 func about(snap *store.Snapshot, n *object.Node) wire.Swarm {
-	sw := wire.Swarm{Role: role(n), Renew: n.MinGeneration}
+	var sw wire.Swarm
+	sw.Roots, sw.Role, sw.Renew = ca.Swarm(snap, n)
 	if c := snap.Cluster(); c != nil {
-		sw.Roots = c.RootCA.Cert
 		sw.GossipVersion, sw.GossipKeys = c.GossipKeys.Version, c.GossipKeys.Keys
 	}
 	return sw
@@ -56,12 +57,3 @@ func peer(snap *store.Snapshot, node string) *wire.Peer {
 }
 
 func same(a, b *wire.Peer) bool { return a == b || a != nil && b != nil && *a == *b }
-
-// role is what a node is to be: one that is demoted remains a manager until the
-// roles loop has taken it out of the replicas and forgotten its status.
-func role(n *object.Node) swarm.NodeRole {
-	if n.Spec.Role == swarm.NodeRoleManager || n.ManagerStatus != nil {
-		return swarm.NodeRoleManager
-	}
-	return swarm.NodeRoleWorker
-}
