@@ -116,10 +116,9 @@ func Open(cfg Config) (*Member, error) {
 		m.stores = *cfg.Stores
 		return m, nil
 	}
-	disk, snaps, err := raftlog.Open(raftlog.Config{
-		Dir: cfg.Dir, ClusterID: cfg.ClusterID, NodeID: cfg.ID, Keyring: cfg.Keyring,
-		Failed: m.fail, Logger: cfg.Logger,
-	})
+	logs := logConfig(cfg, cfg.Dir)
+	logs.Failed = m.fail
+	disk, snaps, err := raftlog.Open(logs)
 	if err != nil {
 		return nil, err
 	}
