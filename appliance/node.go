@@ -46,18 +46,27 @@ type node struct {
 	api        *engine.API
 	mux        *admin.Mux
 	audit      *admin.Audit
-	listeners  []net.Listener
+	// lockedAudit is of the time before the node was unlocked, if it was locked.
+	lockedAudit *admin.Audit
+	handler     switched
+	listeners   []net.Listener
 }
 
 // Run is a node from its start until ctx ends; its containers go on after that.
 func Run(ctx context.Context, cfg *config.Config, logger *slog.Logger) error {
 	n := &node{cfg: cfg, logger: logger, journal: engine.NewJournal()}
 	defer n.close()
-	steps := append(n.runtime(), step{"swarm", n.openMembership}, step{"admin API", n.openAPI})
-	if err := n.open(ctx, steps); err != nil {
+	err := n.open(ctx, n.ground())
+	if errors.Is(err, identity.ErrLocked) {
+		return n.runLocked(ctx)
+	}
+	if err == nil {
+		err = n.open(ctx, n.rest())
+	}
+	if err != nil {
 		return err
 	}
-	return n.run(ctx)
+	return n.run(ctx, append(n.parts(), part{"admin API", n.serve}))
 }
 
 // step is one part of a node being opened.
@@ -66,17 +75,28 @@ type step struct {
 	do   func(context.Context) error
 }
 
-// runtime is what it takes to run containers, in the order of opening.
-func (n *node) runtime() []step {
+// ground is what a node has even if it is locked, and then its keys.
+func (n *node) ground() []step {
 	return []step{
 		{"data directory", n.openDir},
 		{"front", n.openFront},
 		{"keystore", n.openKeys},
+	}
+}
+
+// runtime is what it takes to run containers.
+func (n *node) runtime() []step {
+	return []step{
 		{"runtime program", n.install},
 		{"network", n.openNetworks},
 		{"images", n.openImages},
 		{"containers", n.openContainers},
 	}
+}
+
+// rest is all that is opened with the keys.
+func (n *node) rest() []step {
+	return append(n.runtime(), step{"swarm", n.openMembership}, step{"admin API", n.openAPI})
 }
 
 func (n *node) open(ctx context.Context, steps []step) error {
@@ -90,18 +110,24 @@ func (n *node) open(ctx context.Context, steps []step) error {
 	return nil
 }
 
-func (n *node) run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	parts := []struct {
-		name string
-		run  func(context.Context) error
-	}{
+// part is something of the node that runs until ctx ends.
+type part struct {
+	name string
+	run  func(context.Context) error
+}
+
+// parts are those that run once all is open, but for the admin API.
+func (n *node) parts() []part {
+	return []part{
 		{"networks", n.networks.Run},
 		{"containers", n.containers.Run},
 		{"swarm", n.membership.Run},
 		{"preload", n.preload},
-		{"admin API", n.serve},
 	}
+}
+
+func (n *node) run(ctx context.Context, parts []part) error {
+	g, ctx := errgroup.WithContext(ctx)
 	for _, p := range parts {
 		g.Go(func() error {
 			if err := p.run(ctx); err != nil && !errors.Is(err, context.Canceled) {
@@ -252,12 +278,8 @@ func (n *node) openAPI(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	c, err := n.listenConfig()
-	if err != nil {
-		return err
-	}
-	n.listeners, err = admin.Listen(ctx, c)
-	return err
+	n.handler.set(n.api.Versioned(n.mux))
+	return n.listen(ctx)
 }
 
 // ready is nil when the node is what it is meant to be: its containers found
@@ -275,8 +297,10 @@ func (n *node) close() {
 	for _, l := range n.listeners {
 		_ = l.Close()
 	}
-	if n.audit != nil {
-		n.logClose("audit", n.audit.Close())
+	for _, a := range []*admin.Audit{n.audit, n.lockedAudit} {
+		if a != nil {
+			n.logClose("audit", a.Close())
+		}
 	}
 	if n.networks != nil {
 		n.logClose("networks", n.networks.Close())

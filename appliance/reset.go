@@ -14,6 +14,7 @@ import (
 
 	"skep/admin/engine"
 	"skep/appliance/config"
+	"skep/pki/identity"
 )
 
 // Reset takes a stopped node off its machine: its containers, what it made in
@@ -25,7 +26,14 @@ func Reset(ctx context.Context, path string, logs io.Writer) error {
 	}
 	n := &node{cfg: cfg, logger: newLogger(cfg.Log, logs), journal: engine.NewJournal()}
 	defer n.close()
-	if err := n.open(ctx, n.runtime()); err != nil {
+	err = n.open(ctx, n.ground())
+	if errors.Is(err, identity.ErrLocked) {
+		n.keys, err = n.abandon() // nothing is left that needs its key
+	}
+	if err == nil {
+		err = n.open(ctx, n.runtime())
+	}
+	if err != nil {
 		return err
 	}
 	if err := n.removeContainers(ctx); err != nil {

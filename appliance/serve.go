@@ -13,8 +13,21 @@ import (
 
 // serve answers the admin API on all listeners until ctx ends.
 func (n *node) serve(ctx context.Context) error {
-	server := &admin.Server{Listeners: n.listeners, Handler: n.api.Versioned(n.mux), Logger: n.logger.With("part", "admin"), Grace: time.Second}
+	server := &admin.Server{Listeners: n.listeners, Handler: &n.handler, Logger: n.logger.With("part", "admin"), Grace: time.Second}
 	return server.Run(ctx)
+}
+
+// listen opens the node's listeners, unless they are.
+func (n *node) listen(ctx context.Context) error {
+	if n.listeners != nil {
+		return nil
+	}
+	c, err := n.listenConfig()
+	if err != nil {
+		return err
+	}
+	n.listeners, err = admin.Listen(ctx, c)
+	return err
 }
 
 // listenConfig is the node file's admin section.
