@@ -88,7 +88,7 @@ const (
 func Open(cfg Config) (*Log, *Snapshots, error) {
 	l := &Log{cfg: cfg, domain: seal.Domain("raft log", cfg.ClusterID, cfg.NodeID)}
 	l.health.failed = cfg.Failed
-	snaps := &Snapshots{cfg: &l.cfg, dir: filepath.Join(cfg.Dir, "snapshots"), health: &l.health, log: l}
+	snaps := &Snapshots{cfg: &l.cfg, dir: filepath.Join(cfg.Dir, "snapshots"), health: &l.health, log: l, sinks: map[*sink]bool{}}
 	err := os.MkdirAll(snaps.dir, 0o700)
 	if err == nil {
 		l.lock, err = lock(cfg.Dir)

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/hashicorp/raft"
 
@@ -33,6 +34,9 @@ type Snapshots struct {
 	dir    string
 	health *health
 	log    *Log // notes the newest, so that its loss is noticed
+
+	mu    sync.Mutex
+	sinks map[*sink]bool // guarded by mu: that are being written
 }
 
 // scrub reads every snapshot once, and deletes damaged ones: the log decides
@@ -184,7 +188,11 @@ func (s *Snapshots) Create(version raft.SnapshotVersion, index, term uint64, con
 		Version: version, ID: fmt.Sprintf("%d-%d-%s", term, index, object.NewID()), Index: index, Term: term,
 		Configuration: conf, ConfigurationIndex: confIndex,
 	}
-	k := &sink{id: meta.ID, index: index, store: s, path: s.path(meta.ID) + partSuffix}
+	k := &sink{id: meta.ID, index: index, store: s, path: s.path(meta.ID) + partSuffix, ended: make(chan struct{})}
+	// Before it gets its key, for Reseal to wait for it.
+	s.mu.Lock()
+	s.sinks[k] = true
+	s.mu.Unlock()
 	err := s.health.run("create snapshot", func() (err error) {
 		plain, err := object.Encode(meta)
 		if err != nil {
@@ -203,6 +211,7 @@ func (s *Snapshots) Create(version raft.SnapshotVersion, index, term uint64, con
 		return err
 	})
 	if err != nil {
+		k.end()
 		return nil, err
 	}
 	return k, nil
@@ -217,6 +226,15 @@ type sink struct {
 	buf      *bufio.Writer
 	sealed   *seal.Writer
 	done     bool
+	ended    chan struct{}
+}
+
+// end says that the sink writes no more.
+func (k *sink) end() {
+	k.store.mu.Lock()
+	defer k.store.mu.Unlock()
+	delete(k.store.sinks, k)
+	close(k.ended)
 }
 
 func (k *sink) ID() string { return k.id }
@@ -235,6 +253,7 @@ func (k *sink) Cancel() error {
 		return nil
 	}
 	k.done = true
+	defer k.end()
 	return errors.Join(k.file.Close(), os.Remove(k.path))
 }
 
@@ -245,6 +264,7 @@ func (k *sink) Close() error {
 		return nil
 	}
 	k.done = true
+	defer k.end()
 	return k.store.health.run("finish snapshot", func() error {
 		if err := k.sealed.Close(); err != nil {
 			return errors.Join(err, k.file.Close())
@@ -273,6 +293,8 @@ func (k *sink) Close() error {
 
 // reap deletes all but the newest snapshots.
 func (s *Snapshots) reap() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	metas, err := s.List()
 	if err != nil {
 		return err

@@ -55,16 +55,21 @@ func (l *Log) Set(key, value []byte) error {
 	return l.health.run("store vote", func() error {
 		next := maps.Clone(l.stable)
 		next[string(key)] = bytes.Clone(value)
-		plain, err := object.Encode(next)
-		if err != nil {
-			return err
-		}
-		if err := l.inner.Set([]byte(stableKey), l.cfg.Keyring.Seal(l.stableDomain(), plain)); err != nil {
+		if err := l.storeStable(next); err != nil {
 			return err
 		}
 		l.stable = next
 		return nil
 	})
+}
+
+// storeStable writes all of the stable store. The caller holds mu.
+func (l *Log) storeStable(all map[string][]byte) error {
+	plain, err := object.Encode(all)
+	if err != nil {
+		return err
+	}
+	return l.inner.Set([]byte(stableKey), l.cfg.Keyring.Seal(l.stableDomain(), plain))
 }
 
 // Get implements raft.StableStore.

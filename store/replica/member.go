@@ -14,6 +14,7 @@ package replica
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -78,8 +79,9 @@ type Member struct {
 	*store.Store
 	cfg    Config
 	stores Stores
-	disk   *raftlog.Log // nil if there are Stores of the caller's
-	peers  *peers       // the transport
+	disk   *raftlog.Log // nil, as snaps, if there are Stores of the caller's
+	snaps  *raftlog.Snapshots
+	peers  *peers // the transport
 	// solitary members have no transport, and so nobody to talk to.
 	solitary bool
 
@@ -127,7 +129,7 @@ func Open(cfg Config) (*Member, error) {
 		return nil, errors.Join(fmt.Errorf("make log cache: %w", err), disk.Close())
 	}
 	m.kicked = lastKick(cfg.Dir)
-	m.disk, m.stores = disk, Stores{cached, disk, snaps}
+	m.disk, m.snaps, m.stores = disk, snaps, Stores{cached, disk, snaps}
 	return m, nil
 }
 
@@ -137,6 +139,16 @@ func (m *Member) Close() error {
 		return nil
 	}
 	return m.disk.Close()
+}
+
+// Reseal seals all that the member has on its disk with the keyring's active key,
+// while it takes part. When it returns nil the older keys can be forgotten; after
+// an error, or a crash, it is to be called again.
+func (m *Member) Reseal(ctx context.Context) error {
+	if m.disk == nil {
+		return nil
+	}
+	return raftlog.Reseal(ctx, m.disk, m.snaps)
 }
 
 // Ready is closed when the group has a leader for the first time, and so can
