@@ -81,7 +81,7 @@ func (s *dialed) receive(pipe net.Conn, body io.ReadCloser) {
 
 func (s *dialed) Read(b []byte) (int, error) {
 	n, err := s.in.Read(b)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		<-s.ended
 		if s.err != nil {
 			err = s.err

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -114,7 +115,7 @@ func shake(ctx context.Context, dial func(context.Context, string, string) (net.
 	if err != nil {
 		return nil, err
 	}
-	l := in.add(raw)
+	l := in.add(raw, netip.Prefix{})
 	if l == nil {
 		_ = raw.Close()
 		return nil, errClosed
@@ -241,16 +242,14 @@ func (d *Dialer) do(ctx context.Context, to wire.Peer, req *http.Request) (*http
 		return nil, nil, err
 	}
 	req = req.WithContext(ctx)
-	if err := address(req, id.Class().prefix()); err != nil {
-		conn.Release()
-		return nil, nil, err
+	err = address(req, id.Class().prefix())
+	if err == nil {
+		err = id.Hello(req.Header, to.NodeID)
 	}
-	header, err := id.hello(to.NodeID).header()
 	if err != nil {
 		conn.Release()
 		return nil, nil, err
 	}
-	req.Header.Set(helloHeader, header)
 	resp, err := roundTrip(conn, req)
 	return resp, l, err
 }

@@ -89,6 +89,9 @@ type Row struct {
 // route makes the mux of each class.
 func route(routes []Route) (map[Class]*http.ServeMux, []Row, error) {
 	muxes := map[Class]*http.ServeMux{Anonymous: http.NewServeMux(), Worker: http.NewServeMux(), Manager: http.NewServeMux()}
+	for _, mux := range muxes {
+		mux.HandleFunc("/", noRoute)
+	}
 	var table []Row
 	for _, r := range routes {
 		if len(r.For) == 0 {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"skep/appliance/wire"
 	"skep/pki"
 	"skep/store/object"
 )
@@ -47,7 +48,7 @@ func (p *Port) gate(class Class, mux *http.ServeMux) http.Handler {
 		if err := p.pass(class, r); err != nil {
 			// The node may be somebody else at its next connection.
 			w.Header().Set("Connection", "close")
-			Refuse(w, err)
+			writeValue(w, statusGate, wire.Refuse(err))
 			return
 		}
 		if class == Anonymous {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 
 	"github.com/containerd/errdefs"
 
@@ -60,13 +61,15 @@ func (i *Identity) check(h hello, n pki.Node) error {
 	return nil
 }
 
-// header is the hello as the value of a header.
-func (h hello) header() (string, error) {
-	b, err := object.Encode(h)
+// Hello adds to the header of a request to node to, or to any manager, who
+// sends it.
+func (i *Identity) Hello(header http.Header, to string) error {
+	b, err := object.Encode(i.hello(to))
 	if err != nil {
-		return "", fmt.Errorf("encode hello: %w", err)
+		return fmt.Errorf("encode hello: %w", err)
 	}
-	return base64.RawStdEncoding.EncodeToString(b), nil
+	header.Set(helloHeader, base64.RawStdEncoding.EncodeToString(b))
+	return nil
 }
 
 func parseHeader(s string) (hello, error) {

@@ -40,6 +40,11 @@ func (i *Identity) Role() string {
 // Class is the class of callers that the node belongs to.
 func (i *Identity) Class() Class { return classOf(i.Role()) }
 
+// trustsAll tells whether all of roots are still trusted.
+func (i *Identity) trustsAll(roots []*x509.Certificate) bool {
+	return !slices.ContainsFunc(roots, func(r *x509.Certificate) bool { return !slices.ContainsFunc(i.Roots, r.Equal) })
+}
+
 // serving is the certificate to serve with: its chain ends with the roots, for
 // joiners, who know a root by its digest only.
 func (i *Identity) serving() *tls.Certificate {

@@ -98,6 +98,9 @@ type tally struct {
 }
 
 func (t *tally) add(from netip.Prefix) bool {
+	if !from.IsValid() {
+		return true
+	}
 	if t.all >= t.most || t.by[from] >= t.each {
 		return false
 	}
@@ -107,6 +110,9 @@ func (t *tally) add(from netip.Prefix) bool {
 }
 
 func (t *tally) remove(from netip.Prefix) {
+	if !from.IsValid() {
+		return
+	}
 	t.all--
 	if t.by[from]--; t.by[from] == 0 {
 		delete(t.by, from)
@@ -131,9 +137,10 @@ func source(a net.Addr) netip.Prefix {
 	return p
 }
 
-// add takes a connection before its handshake; nil if there are too many.
-func (s *links) add(c net.Conn) *link {
-	l := &link{Conn: c, links: s, source: source(c.RemoteAddr())}
+// add takes a connection before its handshake; nil if there are too many. Those
+// of our own making have no source, and are not counted.
+func (s *links) add(c net.Conn, from netip.Prefix) *link {
+	l := &link{Conn: c, links: s, source: from}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || !s.shaking.add(l.source) {

@@ -30,6 +30,8 @@ const (
 
 // NotLeader says that only the leader can do what was asked for. A handler that
 // returns it makes the caller's error the same.
+//
+//nolint:errname // it reads as control.NotLeader
 type NotLeader struct{ Leader wire.Peer } // zero: nobody leads
 
 func (e *NotLeader) Error() string {
@@ -54,7 +56,7 @@ func Handle[Req, Resp any](f func(ctx context.Context, from pki.Node, req *Req) 
 			return
 		}
 		req := new(Req)
-		if err := object.Decode(body, req); err != nil {
+		if err = object.Decode(body, req); err != nil {
 			Refuse(w, object.Errorf(errdefs.ErrInvalidArgument, "decode request: %w", err))
 			return
 		}
@@ -126,6 +128,17 @@ func Refuse(w http.ResponseWriter, err error) {
 	writeValue(w, status(r.Kind), r)
 }
 
+// What only the gate and the muxes answer: the connection's standing is not
+// good enough for the request, or there is no such route for its class.
+const (
+	statusGate  = http.StatusUnauthorized
+	statusRoute = http.StatusNotImplemented
+)
+
+func noRoute(w http.ResponseWriter, r *http.Request) {
+	writeValue(w, statusRoute, &wire.Refusal{Kind: wire.NotFound, Text: "this manager has no " + r.Method + " " + r.URL.Path})
+}
+
 func writeValue(w http.ResponseWriter, status int, v any) {
 	b, err := object.Encode(v)
 	if err != nil {
@@ -153,13 +166,13 @@ func status(k wire.Kind) int {
 
 func kind(status int) wire.Kind {
 	switch status {
-	case http.StatusNotFound, http.StatusMethodNotAllowed:
+	case http.StatusNotFound, statusRoute:
 		return wire.NotFound
 	case http.StatusTooManyRequests:
 		return wire.Exhausted
 	case http.StatusBadRequest:
 		return wire.Invalid
-	case http.StatusForbidden:
+	case http.StatusForbidden, statusGate:
 		return wire.Denied
 	default:
 		return wire.Unavailable
@@ -184,8 +197,8 @@ func refused(resp *http.Response) error {
 		}
 		return e
 	}
-	if resp.Header.Get("Content-Type") != contentType {
-		// Not the handler's own words: the mux's, or none.
+	if resp.Header.Get("Content-Type") != contentType || len(b) == 0 {
+		// Not in our words: net/http's, or the answer to a HEAD.
 		return (&wire.Refusal{Kind: kind(resp.StatusCode), Text: resp.Status}).Err()
 	}
 	return parseRefusal(b).Err()

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -81,7 +82,7 @@ func (s *served) Read(b []byte) (int, error) {
 		return 0, err
 	}
 	n, err := s.body.Read(b)
-	if late := s.reading.leave(); err != nil && err != io.EOF && late != nil {
+	if late := s.reading.leave(); err != nil && !errors.Is(err, io.EOF) && late != nil {
 		err = late
 	}
 	return n, err

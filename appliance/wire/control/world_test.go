@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -61,7 +62,12 @@ type world struct {
 	peer wire.Peer
 	self *control.Identity
 	stop func()
+
+	present atomic.Pointer[control.Identity]
 }
+
+// setSelf gives the manager another identity.
+func (w *world) setSelf(id *control.Identity) { w.present.Store(id) }
 
 func logger(tb testing.TB) *slog.Logger {
 	tb.Helper()
@@ -74,7 +80,8 @@ func newWorld(tb testing.TB, routes ...control.Route) *world {
 	w.Epoch = 1
 	w.self = w.Manager(tb, "m1", 1)
 	w.book.set("m1", pki.Manager, 0)
-	w.port, w.peer, w.stop = w.open(tb, func() *control.Identity { return w.self }, nil, routes...)
+	w.setSelf(w.self)
+	w.port, w.peer, w.stop = w.open(tb, w.present.Load, nil, routes...)
 	return w
 }
 
@@ -124,10 +131,6 @@ type reply struct{ Text string }
 // echo answers with who asked and what.
 func echo(_ context.Context, from pki.Node, q *ask) (*reply, error) {
 	return &reply{from.ID + ":" + q.Text}, nil
-}
-
-func all() []control.Class {
-	return []control.Class{control.Anonymous, control.Worker, control.Manager}
 }
 
 func members() []control.Class { return []control.Class{control.Worker, control.Manager} }
