@@ -78,8 +78,11 @@ func (w *world) amend(ts *testscript.TestScript, spec *swarm.ServiceSpec, arg st
 	if t.RestartPolicy == nil {
 		t.RestartPolicy = &swarm.RestartPolicy{}
 	}
-	if spec.UpdateConfig == nil {
-		spec.UpdateConfig = &swarm.UpdateConfig{Parallelism: 1}
+	updates := func() *swarm.UpdateConfig {
+		if spec.UpdateConfig == nil {
+			spec.UpdateConfig = &swarm.UpdateConfig{Parallelism: 1}
+		}
+		return spec.UpdateConfig
 	}
 	reservations := func() *swarm.Resources {
 		if t.Resources == nil {
@@ -130,13 +133,13 @@ func (w *world) amend(ts *testscript.TestScript, spec *swarm.ServiceSpec, arg st
 	case "window":
 		t.RestartPolicy.Window = new(duration())
 	case "parallelism":
-		spec.UpdateConfig.Parallelism = number()
+		updates().Parallelism = number()
 	case "update-delay":
-		spec.UpdateConfig.Delay = duration()
+		updates().Delay = duration()
 	case "order":
-		spec.UpdateConfig.Order = swarm.UpdateOrder(v)
+		updates().Order = swarm.UpdateOrder(v)
 	case "action":
-		spec.UpdateConfig.FailureAction = swarm.FailureAction(v)
+		updates().FailureAction = swarm.FailureAction(v)
 	case "force":
 		t.ForceUpdate++
 	default:

@@ -2,6 +2,7 @@ package dispatcher
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"slices"
 
 	"github.com/moby/moby/api/types/swarm"
@@ -22,8 +23,8 @@ type sent struct {
 	// items holds a stamp for each object: if it is another one, the object
 	// has changed in a way that concerns the node.
 	items map[item]int
-	count uint64 // sets so far
-	swarm *wire.Swarm
+	count uint64            // sets so far
+	swarm [sha256.Size]byte // of what it was told of the swarm
 }
 
 // next is the next set of assignments for the node, or nil if nothing changed.

@@ -214,10 +214,12 @@ func (t *term) tell(s *session, sent *sent, o outbox) error {
 		}
 	}
 	if o.swarm {
-		if now := sent.news(t.cfg.Store.Snapshot(), *t.managers.Load(), s.node); now != nil {
-			if err := s.send(&wire.Message{Swarm: now}); err != nil {
-				return err
-			}
+		now, err := sent.news(t.cfg.Store.Snapshot(), *t.managers.Load(), s.node)
+		if err == nil && now != nil {
+			err = s.send(&wire.Message{Swarm: now})
+		}
+		if err != nil {
+			return err
 		}
 	}
 	if !o.assign {

@@ -1,7 +1,7 @@
 package dispatcher
 
 import (
-	"reflect"
+	"crypto/sha256"
 
 	"github.com/moby/moby/api/types/swarm"
 
@@ -12,18 +12,23 @@ import (
 )
 
 // news is what the node is to know of the swarm, nil if it knows it.
-func (s *sent) news(snap *store.Snapshot, managers []wire.Peer, node string) *wire.Swarm {
+func (s *sent) news(snap *store.Snapshot, managers []wire.Peer, node string) (*wire.Swarm, error) {
 	n, ok := snap.Nodes.Get(node)
 	if !ok {
-		return nil
+		return nil, nil
 	}
 	now := about(snap, n)
 	now.Managers = managers
-	if s.swarm != nil && reflect.DeepEqual(*s.swarm, now) {
-		return nil
+	b, err := object.Encode(now)
+	if err != nil {
+		return nil, err
 	}
-	s.swarm = &now
-	return &now
+	sum := sha256.Sum256(b)
+	if s.swarm == sum {
+		return nil, nil
+	}
+	s.swarm = sum
+	return &now, nil
 }
 
 // about is the swarm as one of its nodes is to know it.
@@ -47,10 +52,12 @@ func managers(snap *store.Snapshot) *[]wire.Peer {
 	return &out
 }
 
-// peer is how a manager is reached, nil if the node is none or has not said it.
+// peer is how a manager is reached, nil if the node is none: a replica of which
+// it is known, and that is to remain one.
 func peer(snap *store.Snapshot, node string) *wire.Peer {
 	n, ok := snap.Nodes.Get(node)
-	if !ok || n.Spec.Role != swarm.NodeRoleManager || n.ManagerStatus == nil || n.ManagerStatus.Addr == "" {
+	if !ok || n.Spec.Role != swarm.NodeRoleManager || n.ManagerStatus == nil ||
+		n.ManagerStatus.Addr == "" || n.ManagerStatus.Reachability == "" {
 		return nil
 	}
 	return &wire.Peer{NodeID: n.ID, Addr: n.ManagerStatus.Addr}

@@ -31,6 +31,7 @@ func (r *round) replicated() {
 			r.remove(s)
 		}
 	}
+	r.count(slots)
 	for _, s := range slots {
 		if !s.leaving {
 			r.supervise(s)

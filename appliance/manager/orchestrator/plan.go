@@ -51,6 +51,7 @@ type round struct {
 	constraints []object.Constraint
 	slots       []*slot // ordered by number, then node
 	same        map[uint64]likeness
+	room        int // how many more slots may leave drained nodes now
 	changes     loop.Changes
 	next        time.Time
 }
@@ -142,7 +143,7 @@ func (r *round) describe(s *slot) updater.Slot {
 func (r *round) settle(s *slot) {
 	var heir *attempt
 	for _, a := range s.attempts {
-		if !a.wanted() || r.dirty(a.Task) {
+		if !a.wanted() || a.moving || r.dirty(a.Task) {
 			continue
 		}
 		if heir == nil || (a.Status.State == swarm.TaskStateRunning && heir.Status.State != swarm.TaskStateRunning) {

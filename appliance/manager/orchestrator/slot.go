@@ -29,6 +29,8 @@ type slot struct {
 type attempt struct {
 	*object.Task
 	created, changed bool
+	// moving: it serves on a drained node until its replacement does.
+	moving bool
 }
 
 // wanted reports whether the task is to run, now or later.
@@ -152,15 +154,29 @@ func (r *round) desire(a *attempt, state swarm.TaskState) {
 	}
 }
 
-// bury ends the tasks of nodes that are no more.
+// bury ends the tasks of nodes that are no more, or were not heard of for so long
+// that nobody counts on them.
 func (r *round) bury() {
 	for _, s := range r.slots {
 		for _, a := range s.attempts {
-			if _, ok := r.snap.Nodes.Get(a.NodeID); ok || a.NodeID == "" || object.Ended(a.Status.State) {
+			if a.NodeID == "" || object.Ended(a.Status.State) || object.Rank(a.Status.State) < object.Rank(swarm.TaskStateAssigned) {
+				continue
+			}
+			n, ok := r.snap.Nodes.Get(a.NodeID)
+			if !ok {
+				r.orphan(a)
+				a.Status.Message = "Task belonged to a node that has been deleted"
+				continue
+			}
+			if n.Status.State != swarm.NodeStateDown || n.StateSince == 0 {
+				continue
+			}
+			if at := time.Unix(0, n.StateSince).Add(orphaned); at.After(r.now) {
+				r.next = loop.Earliest(r.next, at)
 				continue
 			}
 			r.orphan(a)
-			a.Status.Message = "Task belonged to a node that has been deleted"
+			a.Status.Message = "Task belonged to a node that has been down for " + orphaned.String()
 		}
 	}
 }
@@ -211,32 +227,18 @@ func (r *round) drained(node string) bool {
 // supervise stops the slot's tasks that ended or lost their node and, if none
 // is left, makes the next one as the restart policy says.
 func (r *round) supervise(s *slot) {
-	var ended *attempt
-	for _, a := range s.attempts {
-		if !a.wanted() {
-			continue
-		}
-		over := object.Ended(a.Status.State)
-		if !over && !r.lost(a.NodeID) && !r.drained(a.NodeID) {
-			continue
-		}
-		if from := time.Unix(0, a.NotBefore); restart.Died(a.Task) && from.After(r.now) {
-			// It died while it was held back. What replaces it comes when that
-			// is over: else one would follow the other without end.
-			r.next = loop.Earliest(r.next, from)
-			continue
-		}
-		r.desire(a, swarm.TaskStateShutdown)
-		ended = a
-	}
-	if s.wanted() {
+	ended, waits := r.stopped(s)
+	if waits || slices.ContainsFunc(s.attempts, func(a *attempt) bool { return a.wanted() && !a.moving }) {
 		return
 	}
-	if ended == nil {
-		ended = s.newest()
-		if ended == nil || (r.dirty(ended.Task) && !r.paused()) {
+	switch newest := s.newest(); {
+	case ended == nil:
+		if newest == nil || (r.dirty(newest.Task) && !r.paused()) {
 			return // empty, or the updater's
 		}
+		ended = newest
+	case ended.moving:
+		ended = newest // of those that were to replace it
 	}
 	var tried []*object.Task
 	for _, a := range s.attempts {
@@ -247,6 +249,9 @@ func (r *round) supervise(s *slot) {
 	died := restart.Died(ended.Task)
 	stopped := s.node != "" && !died // a global service's task whose node is back
 	if !stopped && !restart.Allowed(r.policy(), ended.Task, tried) {
+		if ended.moving { // nothing will come in its place
+			r.desire(ended, swarm.TaskStateShutdown)
+		}
 		return
 	}
 	t := r.task(s)
@@ -255,4 +260,41 @@ func (r *round) supervise(s *slot) {
 		t.NotBefore = restart.NotBefore(r.policy(), r.now).UnixNano()
 	}
 	r.create(s, t)
+}
+
+// stopped stops the slot's tasks that ended or lost their node, and returns the
+// last of them, or one that is to be replaced while it runs. The slot waits if
+// it has a task on a drained node whose turn has not come.
+func (r *round) stopped(s *slot) (ended *attempt, waits bool) {
+	for _, a := range s.attempts {
+		if !a.wanted() {
+			continue
+		}
+		if !object.Ended(a.Status.State) && !r.lost(a.NodeID) {
+			if !r.drained(a.NodeID) {
+				continue
+			}
+			switch r.evict(s, a) {
+			case stays:
+				waits = true
+				continue
+			case overlaps:
+				a.moving = true
+				if ended == nil {
+					ended = a
+				}
+				continue
+			case stops:
+			}
+		}
+		if from := time.Unix(0, a.NotBefore); restart.Died(a.Task) && from.After(r.now) {
+			// It died while it was held back. What replaces it comes when that
+			// is over: else one would follow the other without end.
+			r.next = loop.Earliest(r.next, from)
+			continue
+		}
+		r.desire(a, swarm.TaskStateShutdown)
+		ended = a
+	}
+	return ended, waits
 }
