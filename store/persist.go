@@ -95,7 +95,7 @@ func (d *draft) load(r *bufio.Reader) error {
 		return err
 	}
 	if h.V != savedVersion {
-		return fmt.Errorf("unknown version %d", h.V)
+		return fmt.Errorf("it has format %d and this program knows only %d: start the version that wrote it, or a newer one", h.V, savedVersion)
 	}
 	d.Index = h.Index
 	var done []object.Kind

@@ -180,7 +180,7 @@ func (l *Log) load(snapshot uint64) error {
 			return err
 		}
 	}
-	if l.bounds.First > snapshot+1 || max(snapshot, l.bounds.Last) < l.noted() {
+	if l.bounds.First > snapshot+1 || max(snapshot, l.bounds.Last) < l.noted(notedKey) {
 		return fmt.Errorf("%w: it holds %d to %d and the newest whole snapshot is of %d", ErrDamaged, l.bounds.First, l.bounds.Last, snapshot)
 	}
 	if bad > 0 {
@@ -196,7 +196,7 @@ func (l *Log) loadNone(snapshot uint64) error {
 	if err != nil {
 		return err
 	}
-	if first != 0 || snapshot < l.noted() || snapshot > 0 && len(l.stable) == 0 {
+	if first != 0 || snapshot < l.noted(notedKey) || snapshot > 0 && len(l.stable) == 0 {
 		return fmt.Errorf("%w: it is missing, or its bounds are", ErrDamaged)
 	}
 	l.bounds = bounds{First: 1}

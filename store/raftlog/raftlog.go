@@ -82,7 +82,13 @@ const (
 	stableKey   = "stable"
 	// notedKey is where the index of the newest snapshot is noted, in the stable store.
 	notedKey = "skep snapshot"
+	// formatKey is where the format of all that is stored is noted; without it that is 1.
+	formatKey = "skep format"
+	format    = 1
 )
+
+// ErrNewer says that the log was written by a newer version of this program.
+var ErrNewer = errors.New("written by a newer version of this program: start that one, or a newer one")
 
 // Open opens the log in cfg.Dir, or makes one, and reads all of it.
 func Open(cfg Config) (*Log, *Snapshots, error) {

@@ -15,8 +15,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
 
 	"skep/pki/seal"
+	"skep/store/object"
 	"skep/store/raftlog"
 )
 
@@ -299,5 +301,31 @@ func TestLog_RefusesWorkAfterAFailure(t *testing.T) {
 	}
 	if len(told) != 1 || !errors.Is(told[0], err) {
 		t.Errorf("told %v", told)
+	}
+}
+
+func TestLog_OfANewerFormatIsNotTouched(t *testing.T) {
+	cfg := config(t, t.TempDir())
+	l, _ := open(t, cfg)
+	store(t, l, 1, 5)
+	if err := l.SetUint64([]byte("skep format"), 1); err != nil {
+		t.Fatal(err)
+	}
+	shut(t, l)
+	db, err := raftboltdb.NewBoltStore(filepath.Join(cfg.Dir, "raft.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := object.Encode(map[string][]byte{"skep format": {0, 0, 0, 0, 0, 0, 0, 2}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Set([]byte("stable"), cfg.Keyring.Seal(seal.Domain("raft stable", cfg.ClusterID, cfg.NodeID), plain))
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = raftlog.Open(cfg)
+	if !errors.Is(err, raftlog.ErrNewer) || errors.Is(err, raftlog.ErrDamaged) {
+		t.Errorf("got %v", err)
 	}
 }

@@ -37,12 +37,19 @@ func (l *Log) loadStable() error {
 	if err != nil {
 		return fmt.Errorf("%w: vote: %w", ErrDamaged, err)
 	}
-	return decode(plain, &l.stable)
+	if err := decode(plain, &l.stable); err != nil {
+		return err
+	}
+	if f := l.noted(formatKey); f > format {
+		return fmt.Errorf("raft log has format %d: %w", f, ErrNewer)
+	}
+	return nil
 }
 
-// noted is the index of the newest snapshot that was ever stored.
-func (l *Log) noted() uint64 {
-	if b := l.stable[notedKey]; len(b) == 8 {
+// noted is a number that was stored by us beside Raft's: notedKey is the index
+// of the newest snapshot that ever was.
+func (l *Log) noted(key string) uint64 {
+	if b := l.stable[key]; len(b) == 8 {
 		return binary.BigEndian.Uint64(b)
 	}
 	return 0
@@ -65,6 +72,7 @@ func (l *Log) Set(key, value []byte) error {
 
 // storeStable writes all of the stable store. The caller holds mu.
 func (l *Log) storeStable(all map[string][]byte) error {
+	all[formatKey] = binary.BigEndian.AppendUint64(nil, format)
 	plain, err := object.Encode(all)
 	if err != nil {
 		return err

@@ -40,7 +40,7 @@ type Config struct {
 	ClusterID string
 	Keyring   *seal.Keyring
 	// Transport connects the members; their addresses are their node IDs. Nil
-	// is enough for a group of one. The member closes it.
+	// is enough for a group of one. Run closes it.
 	Transport raft.Transport
 	// Forward reaches the leader from a member that does not lead. Without it
 	// only the leader takes proposals.
@@ -49,6 +49,8 @@ type Config struct {
 	Bootstrap bool
 	// Timing is for tests; the zero value is right for production.
 	Timing Timing
+	// Space tells how much room there is for the log; nil means to look at Dir's disk.
+	Space func() (Space, error)
 	// Stores take the place of Dir, for tests.
 	Stores *Stores
 	Logger *slog.Logger
@@ -70,6 +72,11 @@ type Stores struct {
 	Snapshots raft.SnapshotStore
 }
 
+// ErrDamaged says that what is on the disk is not what the member had stored, and
+// that something it may have promised is lost. It must never take part again: a
+// new member, with another ID and an empty directory, takes its place.
+var ErrDamaged = raftlog.ErrDamaged
+
 // logCache is how many of the newest entries are kept in memory, for followers
 // that are slightly behind.
 const logCache = 512
@@ -86,6 +93,7 @@ type Member struct {
 	solitary bool
 
 	leader   leader
+	room     room
 	lag      lag           // of the followers; belongs to the leader's session
 	kicked   time.Time     // when the disk hung so long the last time that a member failed
 	changing chan struct{} // holds a token while the configuration is changed
@@ -103,7 +111,7 @@ type Member struct {
 	calls   sync.WaitGroup // of those who asked; grows under mu
 }
 
-// Open reads what is on the disk. Call Run next, or Close.
+// Open reads what is on the disk, or returns ErrDamaged. Call Run next, or Close.
 func Open(cfg Config) (*Member, error) {
 	m := &Member{
 		Store: store.New(), cfg: cfg, changing: make(chan struct{}, 1),
@@ -129,6 +137,9 @@ func Open(cfg Config) (*Member, error) {
 		return nil, errors.Join(fmt.Errorf("make log cache: %w", err), disk.Close())
 	}
 	m.kicked = lastKick(cfg.Dir)
+	if cfg.Space == nil {
+		m.cfg.Space = func() (Space, error) { return spaceOf(cfg.Dir) }
+	}
 	m.disk, m.snaps, m.stores = disk, snaps, Stores{cached, disk, snaps}
 	return m, nil
 }

@@ -154,6 +154,12 @@ func (m *Member) apply(ctx context.Context, command []byte) (uint64, error) {
 	if !m.running() {
 		return 0, ErrNotLeader
 	}
+	// The disk of a member that does not lead is none of the leader's business.
+	if m.raft.State() == raft.Leader {
+		if err := m.full(); err != nil {
+			return 0, err
+		}
+	}
 	f, err := await(ctx, m, func() raft.ApplyFuture { return m.raft.Apply(command, patience) })
 	switch {
 	case err == nil:

@@ -17,7 +17,12 @@ func (m *Member) Run(ctx context.Context, lead func(ctx context.Context) error) 
 	defer close(m.over)
 	notify := make(chan bool, 8) // is emptied without delay; raft waits for it
 	if err := m.start(notify); err != nil {
-		return errors.Join(err, m.Close())
+		select {
+		case reason := <-m.failed: // of which Raft says less
+			err = errors.Join(reason, err)
+		default:
+		}
+		return errors.Join(err, m.peers.Close(), m.Close())
 	}
 	// What it holds is only that there is news, so that none is lost if it is full.
 	heard := make(chan raft.Observation, 1)
@@ -95,7 +100,7 @@ func (m *Member) session(ctx context.Context, lead func(context.Context) error) 
 	log.InfoContext(ctx, "began to lead")
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wg.Go(func() { m.watchLag(ctx) })
+	wg.Go(func() { m.watchGroup(ctx) })
 	defer func() { log.InfoContext(context.WithoutCancel(ctx), "ceased to lead", "cause", context.Cause(ctx)) }()
 	for delay := time.Second; ctx.Err() == nil; delay = min(2*delay, 30*time.Second) {
 		var err error

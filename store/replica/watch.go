@@ -125,8 +125,9 @@ func (l *lag) stuck(now time.Time, commit uint64, servers []raft.Server, get fun
 	return raft.Server{}, false
 }
 
-// watchLag hands the leadership over if a follower is stuck. It ends with ctx.
-func (m *Member) watchLag(ctx context.Context) {
+// watchGroup hands the leadership over if another member may lead better. It ends
+// with ctx.
+func (m *Member) watchGroup(ctx context.Context) {
 	tick := time.NewTicker(lagTick)
 	defer tick.Stop()
 	for {
@@ -135,15 +136,19 @@ func (m *Member) watchLag(ctx context.Context) {
 			return
 		case now := <-tick.C:
 			servers := m.configuration().Servers
-			if len(servers) < 2 {
+			if len(servers) < 2 || m.alone() {
 				continue
 			}
 			s, stuck := m.lag.stuck(now, m.raft.CommitIndex(), servers, m.peers.get)
-			if !stuck || now.Sub(m.lag.handed) < lagPause {
+			why := m.full()
+			if stuck {
+				why = fmt.Errorf("the manager on node %s gets no changes", s.Address)
+			}
+			if why == nil || now.Sub(m.lag.handed) < lagPause {
 				continue
 			}
 			m.lag.handed = now
-			m.cfg.Logger.WarnContext(ctx, "a manager gets no changes from this leader; handing the leadership over", "node", string(s.Address))
+			m.cfg.Logger.WarnContext(ctx, "handing over leadership", "cause", why)
 			if err := m.Transfer(ctx, ""); err != nil {
 				m.cfg.Logger.WarnContext(ctx, "kept leadership", "err", err)
 			}
