@@ -48,7 +48,7 @@ func (n *Node) Leftovers() []string {
 		}
 	}
 	if err := n.Do(func() error {
-		more, err := netLeftovers()
+		more, err := n.netLeftovers()
 		left = append(left, more...)
 		return err
 	}); err != nil {
@@ -63,7 +63,7 @@ func (n *Node) Traces() []string {
 	if isDir(n.Path("data")) {
 		left = append(left, "data directory")
 	}
-	for _, pattern := range []string{"/sys/fs/cgroup/skep-", "/sys/fs/cgroup/*/skep-"} {
+	for _, pattern := range []string{"/sys/fs/cgroup/skep-", "/sys/fs/cgroup/*/skep-", "/sys/fs/cgroup/*/skeptest-*/skep-"} {
 		dirs, _ := filepath.Glob(pattern + n.Scope())
 		left = append(left, dirs...)
 	}
@@ -73,7 +73,7 @@ func (n *Node) Traces() []string {
 			return err
 		}
 		for _, l := range links {
-			if l.Attrs().Name != "lo" {
+			if l.Attrs().Name != "lo" && !n.ofMachine(l) {
 				left = append(left, "link "+l.Attrs().Name)
 			}
 		}
@@ -92,21 +92,25 @@ func (n *Node) Traces() []string {
 	return left
 }
 
+func (n *Node) ofMachine(l netlink.Link) bool {
+	return n.machine != nil && l.Attrs().Name == uplink
+}
+
 func procName(pid int) string {
 	text, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
 	return strconv.Itoa(pid) + " " + strings.ReplaceAll(string(text), "\x00", " ")
 }
 
 // netLeftovers lists container links and per-port elements of our tables; the
-// bridge and the tables themselves belong to the node.
-func netLeftovers() ([]string, error) {
+// bridge and the tables themselves belong to the node, the uplink to its machine.
+func (n *Node) netLeftovers() ([]string, error) {
 	var left []string
 	links, err := netlink.LinkList()
 	if err != nil {
 		return nil, err
 	}
 	for _, l := range links {
-		if l.Type() == "veth" {
+		if l.Type() == "veth" && !n.ofMachine(l) {
 			left = append(left, "link "+l.Attrs().Name)
 		}
 	}

@@ -2,9 +2,11 @@ package nodetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -44,12 +46,19 @@ func Binary(tb testing.TB) string {
 type Node struct {
 	Name string
 	// Dir holds the node file, the data directory and the socket.
-	Dir    string
+	Dir string
+	// Addr is where other nodes of its swarm reach it.
+	Addr   netip.Addr
 	binary string
-	ns     netns.NsHandle
+	file   string         // the node file, before its words are replaced
+	ns     netns.NsHandle // not open while its machine has no power
 	cmd    *exec.Cmd
 	ended  chan error
 	log    *os.File
+	// Only in a Swarm; machine is nil while it has no power.
+	swarm   *Swarm
+	number  int
+	machine *machine
 }
 
 // New makes a node with a network namespace of its own. file is the text of
@@ -78,24 +87,38 @@ func newNode(tb testing.TB, ns netns.NsHandle, binary, name, file string) *Node 
 	if os.Getuid() != 0 {
 		tb.Fatal("nodes need root")
 	}
+	n := &Node{Name: name, binary: binary, ns: ns}
+	n.prepare(tb, file)
+	return n
+}
+
+// prepare makes the node's directory, which goes when tb ends.
+func (n *Node) prepare(tb testing.TB, file string) {
+	tb.Helper()
 	// Not TempDir: what cannot be unmounted must not be removed.
-	dir, err := os.MkdirTemp("", "skep-"+name+"-") //nolint:usetesting // as above
+	dir, err := os.MkdirTemp("", "skep-"+n.Name+"-") //nolint:usetesting // as above
 	if err != nil {
 		tb.Fatal(err)
 	}
-	n := &Node{Name: name, Dir: dir, binary: binary, ns: ns}
+	n.Dir = dir
 	tb.Cleanup(func() { n.destroy(tb) })
 	n.WriteFile(tb, file)
 	if n.log, err = os.Create(filepath.Join(dir, "log")); err != nil {
 		tb.Fatal(err)
 	}
-	return n
 }
 
-// WriteFile replaces the node file.
+// WriteFile replaces the node file. {{dir}} in it stands for Dir; in a [Swarm]
+// {{name}} and {{addr}} stand for the node's own and {{managers}} for the
+// addresses of the other nodes that are named like managers, with an m.
 func (n *Node) WriteFile(tb testing.TB, text string) {
 	tb.Helper()
-	text = strings.ReplaceAll(text, "{{dir}}", n.Dir)
+	n.file = text
+	words := []string{"{{dir}}", n.Dir}
+	if n.swarm != nil {
+		words = append(words, "{{name}}", n.Name, "{{addr}}", n.Addr.String(), "{{managers}}", n.swarm.managers(n))
+	}
+	text = strings.NewReplacer(words...).Replace(text)
 	if err := os.WriteFile(n.Path("swarm.yaml"), []byte(text), 0o600); err != nil {
 		tb.Fatal(err)
 	}
@@ -119,7 +142,10 @@ func (n *Node) Start(tb testing.TB) {
 // Launch starts the node's process.
 func (n *Node) Launch(tb testing.TB) {
 	tb.Helper()
-	cmd := exec.Command(n.binary, "boot", "--config", n.Path("swarm.yaml"))
+	if n.swarm != nil {
+		n.PowerOn(tb)
+	}
+	cmd := n.Command(n.binary, "boot", "--config", n.Path("swarm.yaml"))
 	cmd.Stdout, cmd.Stderr = n.log, n.log
 	cmd.Env = append(os.Environ(), "GOTRACEBACK=all")
 	if err := n.Do(cmd.Start); err != nil {
@@ -128,6 +154,15 @@ func (n *Node) Launch(tb testing.TB) {
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	n.cmd, n.ended = cmd, ended
+}
+
+// Command is a program that [Node.Do] can start as one of the node's. It must be
+// waited for: a machine does not end before the last of its processes is reaped.
+func (n *Node) Command(program string, args ...string) *exec.Cmd {
+	if n.machine != nil {
+		return n.machine.command(program, args...)
+	}
+	return exec.Command(program, args...)
 }
 
 // AwaitReady waits until the node answers that it is healthy.
@@ -216,19 +251,18 @@ func (n *Node) Log() string {
 	return string(text)
 }
 
-// Do runs f on a thread that is in the node's network namespace.
+// Do runs f on a thread that is in the node's network namespace or, in a
+// [Swarm], in all of its machine's.
 func (n *Node) Do(f func() error) error {
-	done := make(chan error)
-	go func() {
-		// The thread stays locked and is dropped with the goroutine.
-		runtime.LockOSThread()
-		if err := netns.Set(n.ns); err != nil {
-			done <- err
-			return
+	if n.machine == nil {
+		return inside(n.ns, f)
+	}
+	return locked(func() error {
+		if err := n.machine.enter(); err != nil {
+			return err
 		}
-		done <- f()
-	}()
-	return <-done
+		return f()
+	})
 }
 
 // Processes are the processes that the node started and that go on: those
@@ -251,7 +285,11 @@ func (n *Node) Processes() []int {
 
 // Mounts are the mount points below the node's directory, innermost last.
 func (n *Node) Mounts() []string {
-	infos, err := mountinfo.GetMounts(mountinfo.PrefixFilter(n.Dir))
+	mounts := mountinfo.GetMounts
+	if n.machine != nil {
+		mounts = n.machine.mounts
+	}
+	infos, err := mounts(mountinfo.PrefixFilter(n.Dir))
 	if err != nil {
 		return []string{err.Error()}
 	}
@@ -264,6 +302,11 @@ func (n *Node) Mounts() []string {
 
 func (n *Node) destroy(tb testing.TB) {
 	tb.Helper()
+	if n.swarm != nil {
+		if err := n.cutPower(); err != nil {
+			tb.Errorf("node %s: %v", n.Name, err)
+		}
+	}
 	if n.cmd != nil {
 		_ = n.cmd.Process.Kill()
 		tb.Logf("node %s: %v", n.Name, <-n.ended)
@@ -271,8 +314,8 @@ func (n *Node) destroy(tb testing.TB) {
 	if tb.Failed() {
 		tb.Logf("log of node %s:\n%s", n.Name, n.Log())
 	}
-	reset := exec.Command(n.binary, "reset", "--force", "--config", n.Path("swarm.yaml"))
 	if n.ns > 0 && isDir(n.Path("data")) {
+		reset := n.Command(n.binary, "reset", "--force", "--config", n.Path("swarm.yaml"))
 		var out []byte
 		if err := n.Do(func() (err error) {
 			out, err = reset.CombinedOutput()
@@ -320,20 +363,54 @@ func isDir(path string) bool {
 
 // newNamespace makes a network namespace with its loopback up.
 func newNamespace() (ns netns.NsHandle, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread()
+	err = locked(func() (err error) {
 		if ns, err = netns.New(); err != nil {
-			err = fmt.Errorf("network namespace: %w", err)
-			return
+			return fmt.Errorf("network namespace: %w", err)
 		}
-		lo, e := netlink.LinkByName("lo")
-		if e == nil {
-			e = netlink.LinkSetUp(lo)
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
 		}
-		err = e
-	}()
-	<-done
+		return netlink.LinkSetUp(lo)
+	})
 	return ns, err
+}
+
+// inside runs f on a thread that is in a network namespace, or not at all: what
+// a test does to links and addresses must never reach the machine's own.
+func inside(ns netns.NsHandle, f func() error) error {
+	return locked(func() error {
+		own, err := netns.Get()
+		if err != nil {
+			return err
+		}
+		defer own.Close()
+		if own.Equal(ns) {
+			return errors.New("that is the test's own network namespace")
+		}
+		if err := netns.Set(ns); err != nil {
+			return err
+		}
+		return f()
+	})
+}
+
+// locked runs f on a thread of its own, which is dropped afterwards.
+func locked(f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		done <- f()
+	}()
+	return <-done
+}
+
+// Eventually says whether f became true in time.
+func Eventually(f func() bool) bool {
+	for end := time.Now().Add(Patience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if f() {
+			return true
+		}
+	}
+	return false
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -28,35 +29,66 @@ const Patience = 60 * time.Second
 // words of the scripts are in [commands].
 func Scripts(t *testing.T, dir, binary, docker string) {
 	t.Helper()
-	testscript.Run(t, testscript.Params{
-		Dir:   dir,
-		Setup: func(e *testscript.Env) error { return setup(t, e, binary, docker) },
-		Cmds:  commands(),
+	runScripts(t, dir, binary, docker, func(e *testscript.Env, s *stage) error {
+		text, err := os.ReadFile(filepath.Join(e.WorkDir, "swarm.yaml"))
+		if os.IsNotExist(err) {
+			text, err = []byte(File), nil
+		}
+		if err != nil {
+			return err
+		}
+		s.node = New(s.tb, binary, "n1", string(text))
+		e.Setenv("NODE", s.node.Dir)
+		return nil
 	})
 }
 
-type nodeKey struct{}
-
-func setup(t *testing.T, e *testscript.Env, binary, docker string) error {
+// SwarmScripts is Scripts for scripts that make a [Swarm] each, by the words in
+// [swarmCommands].
+func SwarmScripts(t *testing.T, dir, binary, docker string) {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(e.WorkDir, "swarm.yaml"))
-	if os.IsNotExist(err) {
-		text, err = []byte(File), nil
-	}
-	if err != nil {
-		return err
-	}
-	n := New(t, binary, "n1", string(text))
-	e.Values[nodeKey{}] = n
-	e.Setenv("DOCKER_HOST", n.Host())
-	e.Setenv("DOCKER_CONFIG", filepath.Join(e.WorkDir, ".docker"))
-	e.Setenv("NODE", n.Dir)
-	e.Setenv("PATH", strings.Join([]string{filepath.Dir(binary), filepath.Dir(docker), os.Getenv("PATH")}, ":"))
-	return nil
+	runScripts(t, dir, binary, docker, func(_ *testscript.Env, s *stage) error {
+		s.swarm = NewSwarm(s.tb, binary, docker)
+		return nil
+	})
+}
+
+func runScripts(t *testing.T, dir, binary, docker string, setup func(*testscript.Env, *stage) error) {
+	t.Helper()
+	cmds := commands()
+	maps.Copy(cmds, swarmCommands(cmds))
+	testscript.Run(t, testscript.Params{
+		Dir: dir,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("DOCKER_CONFIG", filepath.Join(e.WorkDir, ".docker"))
+			e.Setenv("PATH", strings.Join([]string{filepath.Dir(binary), filepath.Dir(docker), os.Getenv("PATH")}, ":"))
+			s := &stage{tb: e.T().(testing.TB)}
+			e.Values[stageKey{}] = s
+			return setup(e, s)
+		},
+		Cmds: cmds,
+	})
+}
+
+// stage is what a script plays on.
+type stage struct {
+	tb    testing.TB
+	swarm *Swarm // in a script of several nodes
+	node  *Node  // what commands are about
+}
+
+type stageKey struct{}
+
+func onStage(ts *testscript.TestScript) *stage {
+	return ts.Value(stageKey{}).(*stage)
 }
 
 func node(ts *testscript.TestScript) *Node {
-	return ts.Value(nodeKey{}).(*Node)
+	n := onStage(ts).node
+	if n == nil {
+		ts.Fatalf("on which node? on NAME COMMAND...")
+	}
+	return n
 }
 
 type command = func(ts *testscript.TestScript, neg bool, args []string)
@@ -94,13 +126,13 @@ func commands() map[string]command {
 		"setid":  cmdSet,
 		"busybox": func(ts *testscript.TestScript, _ bool, _ []string) {
 			archive := ts.MkAbs("busybox.tar")
-			BusyboxArchive(tb{ts: ts}, archive)
+			BusyboxArchive(failing(ts), archive)
 			run(ts, false, []string{"docker", "load", "-q", "-i", archive})
 		},
 		"busyboxarchive": func(ts *testscript.TestScript, _ bool, args []string) {
 			path := node(ts).Path(args[0])
 			ts.Check(os.MkdirAll(filepath.Dir(path), 0o755))
-			BusyboxArchive(tb{ts: ts}, path)
+			BusyboxArchive(failing(ts), path)
 		},
 		"inorder":  cmdInOrder,
 		"restarts": cmdRestarts,
@@ -132,6 +164,8 @@ type tb struct {
 	ts *testscript.TestScript
 }
 
+func failing(ts *testscript.TestScript) tb { return tb{onStage(ts).tb, ts} }
+
 func (t tb) Helper()                   {}
 func (t tb) Fatal(args ...any)         { t.ts.Fatalf("%s", fmt.Sprint(args...)) }
 func (t tb) Fatalf(f string, a ...any) { t.ts.Fatalf(f, a...) }
@@ -141,7 +175,7 @@ func cmdNode(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 1 {
 		ts.Fatalf("usage: node start|stop|kill")
 	}
-	n, t := node(ts), tb{ts: ts}
+	n, t := node(ts), failing(ts)
 	switch args[0] {
 	case "start":
 		n.Start(t)
@@ -169,7 +203,7 @@ func output(ts *testscript.TestScript, args []string) (stdout, stderr string, er
 	}
 	cmd := exec.CommandContext(ctx, path, args[1:]...)
 	cmd.Dir = ts.MkAbs(".")
-	cmd.Env = append(os.Environ(), "DOCKER_HOST="+ts.Getenv("DOCKER_HOST"), "DOCKER_CONFIG="+ts.Getenv("DOCKER_CONFIG"), "PATH="+ts.Getenv("PATH"))
+	cmd.Env = append(os.Environ(), "DOCKER_HOST="+node(ts).Host(), "DOCKER_CONFIG="+ts.Getenv("DOCKER_CONFIG"), "PATH="+ts.Getenv("PATH"))
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err = cmd.Run()
 	return out.String(), errs.String(), err
@@ -220,19 +254,24 @@ func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	want, err := regexp.Compile("(?m)" + args[0])
 	ts.Check(err)
+	pattern, args := args[0], args[1:]
+	if args[0] == "on" {
+		defer on(ts, args[1])()
+		args = args[2:]
+	}
 	var out, errs string
 	for end := time.Now().Add(Patience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
-		if args[1] == "get" {
-			out, err = get(ts, args[2])
+		if args[0] == "get" {
+			out, err = get(ts, args[1])
 		} else {
-			out, errs, err = output(ts, args[1:])
+			out, errs, err = output(ts, args)
 		}
 		if err == nil && (len(want.FindAllString(out, -1)) >= count) != neg {
 			fmt.Fprint(ts.Stdout(), out)
 			return
 		}
 	}
-	ts.Fatalf("%s does not print %s: %v\n%s%s", strings.Join(args[1:], " "), args[0], err, out, errs)
+	ts.Fatalf("%s does not print %s: %v\n%s%s", strings.Join(args, " "), pattern, err, out, errs)
 }
 
 func get(ts *testscript.TestScript, url string) (string, error) {
@@ -285,6 +324,10 @@ func cmdUDP(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func cmdSet(ts *testscript.TestScript, _ bool, args []string) {
+	if args[1] == "on" {
+		defer on(ts, args[2])()
+		args = append(args[:1:1], args[3:]...)
+	}
 	out, errs, err := output(ts, args[1:])
 	if err != nil {
 		ts.Fatalf("%s: %v\n%s", strings.Join(args[1:], " "), err, errs)
@@ -306,7 +349,7 @@ func cmdInOrder(ts *testscript.TestScript, _ bool, _ []string) {
 }
 
 func cmdRestarts(ts *testscript.TestScript, _ bool, args []string) {
-	n, t := node(ts), tb{ts: ts}
+	n, t := node(ts), failing(ts)
 	count, err := strconv.Atoi(args[0])
 	ts.Check(err)
 	for range count {
