@@ -28,6 +28,8 @@ type content struct{ Items []wire.Item }
 
 // load reads the file.
 func (a *Agent) load() (items map[item]wire.Item, found bool, err error) {
+	a.saving.Lock() // the key that opens it is kept until Reseal is over
+	defer a.saving.Unlock()
 	sealed, err := os.ReadFile(a.cfg.File)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, false, nil

@@ -1,0 +1,44 @@
+package agent_test
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"skep/appliance/agent"
+	"skep/pki/seal"
+)
+
+func TestAgent_SealsItsFileAnewWithoutHavingReadIt(t *testing.T) {
+	ring, err := seal.NewKeyring(seal.NewSecret())
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "tasks")
+	a := agent.New(agent.Config{NodeID: "n1", File: file, Sealer: ring, Executor: &runtime{}, Logger: slog.New(slog.DiscardHandler)})
+	if err := a.Reseal(t.Context()); err != nil {
+		t.Fatalf("without a file: %v", err)
+	}
+	const plain = "what is in it does not matter"
+	for name, content := range map[string][]byte{file: ring.Seal("agent/tasks", []byte(plain)), file + ".123": []byte("half a file")} {
+		if err := os.WriteFile(name, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ring.Rotate(seal.NewSecret())
+	if err := a.Reseal(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ring.Retire()
+	sealed, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ring.Open("agent/tasks", sealed); err != nil || string(got) != plain {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if left, _ := filepath.Glob(file + "*"); len(left) != 1 {
+		t.Errorf("left %v", left)
+	}
+}
