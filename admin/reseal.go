@@ -30,7 +30,7 @@ func (a *Audit) reseal(ctx context.Context) error {
 		return err
 	}
 	for _, name := range names[:max(0, len(names)-1)] {
-		if err := a.resealSegment(ctx, name); err != nil {
+		if err = a.resealSegment(ctx, name); err != nil {
 			return err
 		}
 	}
@@ -41,7 +41,7 @@ func (a *Audit) reseal(ctx context.Context) error {
 		return err
 	}
 	for _, name := range names {
-		if err := a.resealSegment(ctx, name); err != nil {
+		if err = a.resealSegment(ctx, name); err != nil {
 			return err
 		}
 	}
@@ -75,7 +75,7 @@ func (a *Audit) resealSegment(ctx context.Context, name string) error {
 	if err != nil || !changed {
 		return errors.Join(err, os.Remove(to.Name()))
 	}
-	if err := os.Rename(to.Name(), path); err != nil {
+	if err = os.Rename(to.Name(), path); err != nil {
 		return err
 	}
 	dir, err := os.Open(a.dir)

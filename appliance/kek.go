@@ -37,6 +37,9 @@ type rekeying struct {
 // when the node's TLS key is to be replaced, stale is called; it must not wait.
 func (r *rekeying) followKEK(ctx context.Context, p store.Proposer, stale func(), parts ...sealedPart) error {
 	parts = append(parts, r.parts...)
+	if r.keys.State().StaleKey { // since before the last stop
+		stale()
+	}
 	for index := uint64(0); ; {
 		want, news := kek{}, (<-chan struct{})(nil)
 		if p != nil {

@@ -29,7 +29,7 @@ func (a *Agent) resealFile() error {
 	}
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), name+".") {
-			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+			if err = os.Remove(filepath.Join(dir, e.Name())); err != nil {
 				return err
 			}
 		}

@@ -42,11 +42,11 @@ type server struct {
 
 // OpenFront opens the front in dir, or makes one. Only one process may have it open.
 func OpenFront(dir string) (*Front, error) {
-	folder, err := openFolder(dir)
+	at, err := openFolder(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open front: %w", err)
 	}
-	f := &Front{folder: folder}
+	f := &Front{folder: at}
 	if err := f.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open front: %w", err), f.close())
 	}

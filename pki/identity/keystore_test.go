@@ -237,24 +237,7 @@ func TestKeystore_ANewKeyOfItsOwnMakesTheOthersStale(t *testing.T) {
 }
 
 func TestKeystore_ForgetsAndIsAbandonedUnlocked(t *testing.T) {
-	for name, leave := range map[string]func(*testing.T, *identity.Keystore, string) *identity.Keystore{
-		"by a node that has the key": func(t *testing.T, k *identity.Keystore, dir string) *identity.Keystore {
-			if err := k.Forget(); err != nil {
-				t.Fatal(err)
-			}
-			closeNow(t, k)
-			return open(t, dir)
-		},
-		"by one that has not": func(t *testing.T, k *identity.Keystore, dir string) *identity.Keystore {
-			closeNow(t, k)
-			k, err := identity.Abandon(dir)
-			if err != nil {
-				t.Fatal(err)
-			}
-			closeNow(t, k)
-			return open(t, dir)
-		},
-	} {
+	for name, withKey := range map[string]bool{"by a node that has the key": true, "by one that has not": false} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			k := open(t, dir)
@@ -263,7 +246,19 @@ func TestKeystore_ForgetsAndIsAbandonedUnlocked(t *testing.T) {
 			if err := k.Lock(key, 3); err != nil {
 				t.Fatal(err)
 			}
-			k = leave(t, k, dir)
+			if withKey {
+				if err := k.Forget(); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				closeNow(t, k)
+				var err error
+				if k, err = identity.Abandon(dir); err != nil {
+					t.Fatal(err)
+				}
+			}
+			closeNow(t, k)
+			k = open(t, dir)
 			if s := k.State(); s.NodeID != "" || s.Locked || s.KEKVersion != 0 || !s.Left {
 				t.Errorf("got %+v", s)
 			}
