@@ -9,10 +9,13 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
 
+	"skep/appliance/wire"
+	"skep/appliance/wire/control"
 	"skep/exec/images"
 	"skep/store/object"
 )
@@ -24,29 +27,36 @@ const answerWait = 2 * time.Minute
 // lookupWait is how long the manager may take to say what a name means.
 const lookupWait = 5 * time.Second
 
-// ClientConfig is what a Client needs. Both reach the manager that leads; the
-// error is of the kind unavailable when there is none, and not found when this
-// node has no swarm.
+// ClientConfig is what a Client needs; all of it is required.
 type ClientConfig struct {
-	// Do sends a request whose URL is only a path.
-	Do func(ctx context.Context, req *http.Request) (*http.Response, error)
-	// Lookup sends POST /lookup.
-	Lookup func(ctx context.Context, q *Question) (*Answer, error)
+	Dialer *control.Dialer
+	// Leader is the manager to ask. The error is of the kind not found when this
+	// node has no swarm.
+	Leader func() (wire.Peer, error)
 }
 
 // Client is the other nodes' images.
-type Client struct{ cfg ClientConfig }
+type Client struct {
+	cfg   ClientConfig
+	slots chan struct{} // one in it for each blob that is being read
+}
 
 var _ images.Source = (*Client)(nil)
 
 // NewClient is a client.
-func NewClient(cfg ClientConfig) *Client { return &Client{cfg: cfg} }
+func NewClient(cfg ClientConfig) *Client {
+	return &Client{cfg: cfg, slots: make(chan struct{}, maxPerNode)}
+}
 
 // Resolve asks the manager what a name means.
 func (c *Client) Resolve(ctx context.Context, name string) (images.Found, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookupWait)
 	defer cancel()
-	a, err := c.cfg.Lookup(ctx, &Question{Name: name})
+	var a *Answer
+	err := c.ask(func(leader wire.Peer) (err error) {
+		a, err = control.Call[Question, Answer](ctx, c.cfg.Dialer, leader, "/lookup", &Question{Name: name})
+		return err
+	})
 	if err != nil {
 		return images.Found{}, err
 	}
@@ -57,40 +67,72 @@ func (c *Client) Resolve(ctx context.Context, name string) (images.Found, error)
 	return images.Found{Descriptor: d, Platforms: a.Image.Platforms, Vouched: a.Vouched}, nil
 }
 
-// Blob asks the manager for a blob.
+// ask calls f with the leader, and again with the one that the first knows.
+func (c *Client) ask(f func(leader wire.Peer) error) error {
+	leader, err := c.cfg.Leader()
+	if err != nil {
+		return err
+	}
+	err = f(leader)
+	if e, ok := errors.AsType[*control.NotLeader](err); ok && e.Leader.NodeID != "" {
+		return f(e.Leader)
+	}
+	return err
+}
+
+// Blob asks the manager for a blob. It waits while many are being read.
 func (c *Client) Blob(ctx context.Context, q images.Query) (images.Part, error) {
 	if err := errors.Join(q.Image.Validate(), q.Digest.Validate()); err != nil {
 		return images.Part{}, object.Errorf(errdefs.ErrInvalidArgument, "blob %q of image %q: %v", q.Digest, q.Image, err)
 	}
-	query := url.Values{"image": {q.Image.String()}, "avoid": q.Avoid}
-	u := url.URL{Path: "/blobs/" + q.Digest.String(), RawQuery: query.Encode()}
+	select {
+	case c.slots <- struct{}{}:
+	case <-ctx.Done():
+		return images.Part{}, context.Cause(ctx)
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
+	end := sync.OnceFunc(func() {
+		cancel(nil)
+		<-c.slots
+	})
 	timer := time.AfterFunc(answerWait, func() {
 		cancel(object.Errorf(errdefs.ErrUnavailable, "the manager does not answer"))
 	})
+	part, err := c.blob(ctx, q)
+	if !timer.Stop() && err == nil {
+		err = errors.Join(context.Cause(ctx), part.Body.Close())
+	}
+	if err != nil {
+		end()
+		return images.Part{}, fmt.Errorf("get blob %s: %w", q.Digest, err)
+	}
+	part.Body = &body{ReadCloser: part.Body, end: end}
+	return part, nil
+}
+
+func (c *Client) blob(ctx context.Context, q images.Query) (images.Part, error) {
+	query := url.Values{"image": {q.Image.String()}, "avoid": q.Avoid}
+	u := url.URL{Path: "/blobs/" + q.Digest.String(), RawQuery: query.Encode()}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
-		cancel(nil)
 		return images.Part{}, err
 	}
 	if q.Offset > 0 {
 		req.Header.Set("Range", fmt.Sprintf("bytes=%d-", q.Offset))
 	}
-	resp, err := c.cfg.Do(ctx, req)
-	if !timer.Stop() && err == nil {
-		err = errors.Join(context.Cause(ctx), resp.Body.Close())
-	}
+	var resp *http.Response
+	err = c.ask(func(leader wire.Peer) (err error) {
+		resp, err = c.cfg.Dialer.Do(ctx, leader, req) //nolint:bodyclose // the part's
+		return err
+	})
 	if err != nil {
-		cancel(nil)
-		return images.Part{}, fmt.Errorf("get blob %s: %w", q.Digest, err)
+		return images.Part{}, err
 	}
 	part, err := partOf(resp, q)
 	if err != nil {
-		err = errors.Join(err, resp.Body.Close())
-		cancel(nil)
-		return images.Part{}, err
+		return part, errors.Join(err, resp.Body.Close())
 	}
-	part.Body = &body{ReadCloser: resp.Body, end: func() { cancel(nil) }}
+	part.Body = resp.Body
 	return part, nil
 }
 
@@ -112,7 +154,7 @@ func partOf(resp *http.Response, q images.Query) (images.Part, error) {
 	case resp.StatusCode == http.StatusPartialContent && q.Offset > 0:
 		start, size, err := contentRange(resp.Header.Get("Content-Range"))
 		if err != nil || start != q.Offset {
-			return part, fmt.Errorf("get blob %s: the answer is another part of it", q.Digest)
+			return part, errors.New("the answer is another part of it")
 		}
 		part.Size = size
 		return part, nil
@@ -124,25 +166,7 @@ func partOf(resp *http.Response, q images.Query) (images.Part, error) {
 		_, err := io.CopyN(io.Discard, resp.Body, q.Offset)
 		return part, err
 	}
-	text, err := io.ReadAll(io.LimitReader(resp.Body, 1024))
-	if err != nil || len(text) == 0 {
-		text = []byte(resp.Status)
-	}
-	return part, object.Errorf(kindOf(resp.StatusCode), "get blob %s: %s", q.Digest, strings.TrimSpace(string(text)))
-}
-
-func kindOf(status int) error {
-	switch status {
-	case http.StatusNotFound, http.StatusRequestedRangeNotSatisfiable:
-		return errdefs.ErrNotFound
-	case http.StatusForbidden, http.StatusUnauthorized:
-		return errdefs.ErrPermissionDenied
-	case http.StatusBadRequest:
-		return errdefs.ErrInvalidArgument
-	case http.StatusMisdirectedRequest, http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		return errdefs.ErrUnavailable
-	}
-	return errdefs.ErrUnknown
+	return part, fmt.Errorf("the manager answers %s", resp.Status)
 }
 
 // contentRange reads "bytes first-last/size".

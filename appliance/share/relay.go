@@ -15,24 +15,32 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 
+	"skep/appliance/wire/control"
 	"skep/store/object"
 )
 
-// What a manager relays at a time, in all and for one node.
 const (
-	maxRelays    = 128
-	maxPerNode   = 16
-	maxFromNode  = 32
-	headerWait   = 30 * time.Second
-	idleHolders  = 30 * time.Second
-	maxAvoidance = 32
+	// maxRelays is how many blobs a manager relays at a time; others wait.
+	maxRelays = 128
+	queueWait = time.Minute
+	// maxFromNode is how many blobs one node gives at a time. What they may have
+	// under way must leave room on the node's connection to this manager.
+	maxFromNode = 8
+	// maxPerNode is how many blobs one node may be waiting for or getting: fewer
+	// than another gives, so that none can keep it from the others.
+	maxPerNode = 6
+	// headerWait is how long a node may take to begin; it may make the blob.
+	headerWait = 30 * time.Second
+	idleWait   = 30 * time.Second
+	// maxAvoid is how many nodes a request may rule out.
+	maxAvoid = 32
 )
 
 // RelayConfig is what a Relay needs; all of it is required.
 type RelayConfig struct {
 	NodeID string // of this manager
 	Local  Local
-	// Leading is nil when this manager leads, and else the error for who asks.
+	// Leading is nil when this manager leads, and else control's NotLeader.
 	Leading func() error
 	// Holders are the nodes that have an image.
 	Holders func(image digest.Digest) []string
@@ -48,11 +56,11 @@ type RelayConfig struct {
 type Relay struct {
 	cfg       RelayConfig
 	transport *http.Transport
+	slots     chan struct{} // one in it for each transfer
 
-	mu    sync.Mutex
-	total int
-	to    map[string]int // guarded by mu: transfers by who asked
-	by    map[string]int // guarded by mu: transfers by who gives
+	mu sync.Mutex
+	to map[string]int // guarded by mu: requests by who asked
+	by map[string]int // guarded by mu: transfers by who gives
 }
 
 // NewRelay is a relay that has no connections yet.
@@ -70,11 +78,12 @@ func NewRelay(cfg RelayConfig) *Relay {
 			DisableCompression:    true,
 			MaxConnsPerHost:       maxFromNode,
 			MaxIdleConnsPerHost:   4,
-			IdleConnTimeout:       idleHolders,
+			IdleConnTimeout:       idleWait,
 			ResponseHeaderTimeout: headerWait,
 			ReadBufferSize:        64 << 10,
 		},
-		to: map[string]int{}, by: map[string]int{},
+		slots: make(chan struct{}, maxRelays),
+		to:    map[string]int{}, by: map[string]int{},
 	}
 }
 
@@ -83,7 +92,7 @@ func (r *Relay) Close() { r.transport.CloseIdleConnections() }
 
 func (r *Relay) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if err := r.serve(w, req); err != nil {
-		refuse(w, err)
+		control.Refuse(w, err)
 	}
 }
 
@@ -93,10 +102,9 @@ func (r *Relay) serve(w http.ResponseWriter, req *http.Request) error {
 	if err := d.Validate(); err != nil {
 		return object.Errorf(errdefs.ErrInvalidArgument, "digest %.100q: %v", string(d), err)
 	}
-	q := req.URL.Query()
-	avoid := q["avoid"]
-	if len(avoid) > maxAvoidance {
-		avoid = avoid[len(avoid)-maxAvoidance:]
+	avoid := req.URL.Query()["avoid"]
+	if len(avoid) > maxAvoid {
+		avoid = avoid[len(avoid)-maxAvoid:]
 	}
 	from := r.cfg.From(req.Context())
 	if !slices.Contains(avoid, r.cfg.NodeID) && from != r.cfg.NodeID {
@@ -106,47 +114,68 @@ func (r *Relay) serve(w http.ResponseWriter, req *http.Request) error {
 		}
 	}
 	if err := r.cfg.Leading(); err != nil {
-		http.Error(w, err.Error(), http.StatusMisdirectedRequest)
-		return nil
+		return err
 	}
-	if err := r.begin(from); err != nil {
+	if err := r.begin(req.Context(), from); err != nil {
 		return err
 	}
 	defer r.end(from)
-	for _, node := range r.holders(digest.Digest(q.Get("image"))) {
+	return r.relay(w, req, from, avoid)
+}
+
+// relay finds a node that gives the blob.
+func (r *Relay) relay(w http.ResponseWriter, req *http.Request, from string, avoid []string) error {
+	d := digest.Digest(req.PathValue("digest"))
+	for _, node := range r.holders(digest.Digest(req.URL.Query().Get("image"))) {
 		if node == from || node == r.cfg.NodeID || slices.Contains(avoid, node) {
 			continue
 		}
-		resp, err := r.ask(req, node, d)
-		if err != nil {
-			if req.Context().Err() != nil {
-				return nil // who asked is gone
-			}
-			r.cfg.Logger.InfoContext(req.Context(), "could not get blob from node", "node", node, "blob", d, "err", err)
-			continue
+		err := r.pass(w, req, node, d)
+		if err == nil || req.Context().Err() != nil {
+			return nil
 		}
-		r.pass(w, resp, node)
-		return nil
+		r.cfg.Logger.InfoContext(req.Context(), "could not get blob from node", "node", node, "blob", d, "err", err)
 	}
 	return object.Errorf(errdefs.ErrNotFound, "no node has blob %s", d)
 }
 
-// begin counts a transfer in, if there is room.
-func (r *Relay) begin(from string) error {
+// begin waits for room for a transfer.
+func (r *Relay) begin(ctx context.Context, from string) error {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.total >= maxRelays || r.to[from] >= maxPerNode {
-		return object.Errorf(errdefs.ErrResourceExhausted, "too many blobs are on their way, try again")
+	full := r.to[from] >= maxPerNode
+	if !full {
+		r.to[from]++
 	}
-	r.total++
-	r.to[from]++
-	return nil
+	r.mu.Unlock()
+	if full {
+		return errBusy()
+	}
+	timer := time.NewTimer(queueWait)
+	defer timer.Stop()
+	select {
+	case r.slots <- struct{}{}:
+		return nil
+	case <-timer.C:
+		r.leave(from)
+		return errBusy()
+	case <-ctx.Done():
+		r.leave(from)
+		return context.Cause(ctx)
+	}
+}
+
+func errBusy() error {
+	return object.Errorf(errdefs.ErrResourceExhausted, "too many blobs are on their way, try again")
 }
 
 func (r *Relay) end(from string) {
+	<-r.slots
+	r.leave(from)
+}
+
+func (r *Relay) leave(from string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.total--
 	if r.to[from]--; r.to[from] == 0 {
 		delete(r.to, from)
 	}
@@ -183,19 +212,16 @@ func (r *Relay) ask(req *http.Request, node string, d digest.Digest) (*http.Resp
 	return resp, nil
 }
 
-// pass hands an answer on. If it breaks off the length tells whoever asked.
-func (r *Relay) pass(w http.ResponseWriter, resp *http.Response, node string) {
-	r.mu.Lock()
-	r.by[node]++
-	r.mu.Unlock()
-	defer func() {
-		_ = resp.Body.Close()
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if r.by[node]--; r.by[node] == 0 {
-			delete(r.by, node)
-		}
-	}()
+// pass hands a node's blob on. It fails only when nothing was answered yet; if
+// the blob breaks off later its length tells whoever asked.
+func (r *Relay) pass(w http.ResponseWriter, req *http.Request, node string, d digest.Digest) error {
+	r.count(node, 1)
+	defer r.count(node, -1)
+	resp, err := r.ask(req, node, d)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
 	h := w.Header()
 	for _, key := range []string{"Content-Length", "Content-Range", "Content-Type"} {
 		if v := resp.Header.Get(key); v != "" {
@@ -207,6 +233,16 @@ func (r *Relay) pass(w http.ResponseWriter, resp *http.Response, node string) {
 	p := newPatient(w)
 	defer p.done()
 	if err := copyBlob(p, resp.Body); err != nil {
-		r.cfg.Logger.Info("blob broke off", "node", node, "err", err)
+		r.cfg.Logger.InfoContext(req.Context(), "blob broke off", "node", node, "blob", d, "err", err)
+	}
+	return nil
+}
+
+// count counts what a node gives.
+func (r *Relay) count(node string, n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.by[node] += n; r.by[node] == 0 {
+		delete(r.by, node)
 	}
 }

@@ -8,8 +8,9 @@ import (
 	"os"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
+
+	"skep/appliance/wire/control"
 )
 
 // Pattern is where a mux serves blobs.
@@ -19,7 +20,7 @@ const Pattern = "GET /blobs/{digest}"
 const holderHeader = "Skep-Holder"
 
 // sluggish is how long the other side may take for a piece of a blob.
-const sluggish = time.Minute
+const sluggish = 20 * time.Second
 
 // Local is the node's own blobs.
 type Local interface {
@@ -32,7 +33,7 @@ type Local interface {
 func Handler(node string, local Local) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := serveOwn(w, r, node, local); err != nil {
-			refuse(w, err)
+			control.Refuse(w, err)
 		}
 	})
 }
@@ -50,22 +51,6 @@ func serveOwn(w http.ResponseWriter, r *http.Request, node string, local Local) 
 	defer p.done()
 	http.ServeContent(p, r, "", time.Time{}, f)
 	return nil
-}
-
-// refuse answers with an error of containerd's kinds.
-func refuse(w http.ResponseWriter, err error) {
-	status := http.StatusInternalServerError
-	switch {
-	case errdefs.IsNotFound(err):
-		status = http.StatusNotFound
-	case errdefs.IsInvalidArgument(err):
-		status = http.StatusBadRequest
-	case errdefs.IsResourceExhausted(err):
-		status = http.StatusTooManyRequests
-	case errdefs.IsUnavailable(err):
-		status = http.StatusServiceUnavailable
-	}
-	http.Error(w, err.Error(), status)
 }
 
 // patient gives the other side some time for each piece, and not for the whole.

@@ -4,12 +4,13 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
+	randv2 "math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -27,28 +28,35 @@ import (
 	"skep/appliance/manager/directory"
 	"skep/appliance/share"
 	"skep/appliance/wire"
+	"skep/appliance/wire/control"
+	"skep/appliance/wire/control/controltest"
 	"skep/exec/images"
 	"skep/pki"
 )
 
-// swarm is nodes with real image stores, joined by pipes: m1 is the manager
-// that leads.
+// swarm is nodes with real image stores, joined by the control port of m1, the
+// manager that leads.
 type swarm struct {
 	tb    testing.TB
 	log   *slog.Logger
+	certs *controltest.Swarm
 	dir   *directory.Directory
 	relay *share.Relay
+	m1    wire.Peer
 	nodes map[string]*node
 
-	mu     sync.Mutex
-	served map[string]map[digest.Digest]int // by node: how often a blob was asked for
-	broken map[string]func(http.Handler) http.Handler
+	mu      sync.Mutex
+	streams map[string]chan net.Conn
+	served  map[string]map[digest.Digest]int // by node: how often a blob was asked for
+	broken  map[string]func(http.Handler) http.Handler
 }
 
 // node is one node of it.
 type node struct {
 	*images.Store
 	id, path string
+	dialer   *control.Dialer
+	dial     func() *control.Dialer // another one
 	told     map[digest.Digest]wire.Image
 }
 
@@ -66,40 +74,71 @@ func newSwarm(tb testing.TB) *swarm {
 	}
 	s := &swarm{
 		tb: tb, log: slog.New(slog.NewTextHandler(tb.Output(), nil)), nodes: map[string]*node{},
+		certs: controltest.NewSwarm(tb, "c1"), streams: map[string]chan net.Conn{},
 		served: map[string]map[digest.Digest]int{}, broken: map[string]func(http.Handler) http.Handler{},
 	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	s.m1 = wire.Peer{NodeID: "m1", Addr: l.Addr().String()}
 	s.dir = directory.New(directory.Config{Manager: func(n string) bool { return n[0] == 'm' }, Logger: s.log})
-	m1 := s.add("m1")
+	leads := func() error { return nil }
 	s.relay = share.NewRelay(share.RelayConfig{
-		NodeID: "m1", Local: m1, Leading: func() error { return nil }, Holders: s.dir.Holders,
+		NodeID: "m1", Local: s.add("m1"), Leading: leads, Holders: s.dir.Holders,
 		Connect: s.connect, From: caller, Logger: s.log,
 	})
-	tb.Cleanup(s.relay.Close)
+	everyone := []control.Class{control.Worker, control.Manager}
+	identity := s.certs.Manager(tb, "m1", 1)
+	port, err := control.New(control.Config{
+		Identity: func() *control.Identity { return identity },
+		Judge: func(n pki.Node, _ bool) control.Class {
+			if n.Role == pki.Manager {
+				return control.Manager
+			}
+			return control.Worker
+		},
+		Routes: []control.Route{
+			{For: everyone, Pattern: share.Pattern, Handler: s.relay},
+			{For: everyone, Pattern: "POST /lookup", Handler: control.Handle(share.Lookup(s.dir, leads))},
+			{For: everyone, Pattern: "POST /streams/{id}", Handler: control.Stream(s.attach)},
+		},
+		Logger: s.log,
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(tb.Context()))
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = port.Serve(ctx, l) })
+	tb.Cleanup(func() {
+		s.relay.Close()
+		cancel()
+		wg.Wait()
+	})
 	return s
 }
 
-type fromKey struct{}
-
-func caller(ctx context.Context) string {
-	from, _ := ctx.Value(fromKey{}).(string)
-	return from
-}
+func caller(ctx context.Context) string { return control.Caller(ctx).ID }
 
 // add starts a node.
 func (s *swarm) add(id string, change ...func(*images.Config)) *node {
 	s.tb.Helper()
 	n := &node{id: id, path: filepath.Join(s.tb.TempDir(), id)}
-	transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return s.toLeader(id), nil }}
-	s.tb.Cleanup(transport.CloseIdleConnections)
-	c := images.Config{Dir: n.path, Transport: down{}, Logger: s.log, Source: share.NewClient(share.ClientConfig{
-		Do: func(_ context.Context, req *http.Request) (*http.Response, error) {
-			req.URL.Scheme, req.URL.Host = "http", "leader"
-			return transport.RoundTrip(req)
-		},
-		Lookup: func(ctx context.Context, q *share.Question) (*share.Answer, error) {
-			return share.Lookup(s.dir, func() error { return nil })(ctx, pki.Node{}, q)
-		},
-	})}
+	identity := s.certs.Worker(s.tb, id, 1)
+	if id[0] == 'm' {
+		identity = s.certs.Manager(s.tb, id, 1)
+	}
+	n.dial = func() *control.Dialer {
+		d := control.NewDialer(control.DialerConfig{Identity: func() *control.Identity { return identity }, Logger: s.log})
+		s.tb.Cleanup(d.Close)
+		return d
+	}
+	n.dialer = n.dial()
+	c := images.Config{
+		Dir: n.path, Transport: down{}, Logger: s.log,
+		Source: share.NewClient(share.ClientConfig{Dialer: n.dialer, Leader: func() (wire.Peer, error) { return s.m1, nil }}),
+	}
 	for _, f := range change {
 		f(&c)
 	}
@@ -112,37 +151,78 @@ func (s *swarm) add(id string, change ...func(*images.Config)) *node {
 	return n
 }
 
-// toLeader is a connection of a node to the manager that leads.
-func (s *swarm) toLeader(from string) net.Conn {
-	mux := http.NewServeMux()
-	mux.Handle(share.Pattern, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.relay.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), fromKey{}, from)))
-	}))
-	return s.serve(mux)
-}
-
-// connect is a connection of the manager to a node.
-func (s *swarm) connect(_ context.Context, id string) (net.Conn, error) {
+// connect does what a dispatcher does: it invites a node to a stream.
+func (s *swarm) connect(ctx context.Context, id string) (net.Conn, error) {
 	n, ok := s.nodes[id]
 	if !ok {
 		return nil, fmt.Errorf("node %s is gone", id)
 	}
+	name, conn := rand.Text(), make(chan net.Conn, 1)
+	s.mu.Lock()
+	s.streams[name] = conn
+	s.mu.Unlock()
+	go func() {
+		c, err := n.dialer.Stream(context.WithoutCancel(ctx), s.m1, "/streams/"+name)
+		if err != nil {
+			return // nobody waits
+		}
+		_ = share.ServeConn(context.WithoutCancel(ctx), c, s.handler(n), s.log)
+	}()
+	select {
+	case c := <-conn:
+		return c, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// attach is the manager's side of a stream.
+func (s *swarm) attach(ctx context.Context, _ pki.Node, r *http.Request, conn net.Conn) error {
+	s.mu.Lock()
+	wanted := s.streams[r.PathValue("id")]
+	s.mu.Unlock()
+	l := &lent{Conn: conn, closed: make(chan struct{})}
+	wanted <- l
+	select {
+	case <-l.closed:
+	case <-ctx.Done():
+		return l.Close()
+	}
+	return nil
+}
+
+type lent struct {
+	net.Conn
+	once   sync.Once
+	closed chan struct{}
+}
+
+func (l *lent) Close() (err error) {
+	l.once.Do(func() {
+		err = l.Conn.Close()
+		close(l.closed) // the stream ends with the handler
+	})
+	return err
+}
+
+// handler is what a node serves.
+func (s *swarm) handler(n *node) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(share.Pattern, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
-		if s.served[id] == nil {
-			s.served[id] = map[digest.Digest]int{}
+		if s.served[n.id] == nil {
+			s.served[n.id] = map[digest.Digest]int{}
 		}
-		s.served[id][digest.Digest(r.PathValue("digest"))]++
-		wrap := s.broken[id]
+		s.served[n.id][digest.Digest(r.PathValue("digest"))]++
+		wrap := s.broken[n.id]
 		s.mu.Unlock()
-		h := share.Handler(id, n)
+		h := share.Handler(n.id, n)
 		if wrap != nil {
 			h = wrap(h)
 		}
 		h.ServeHTTP(w, r)
 	}))
-	return s.serve(mux), nil
+	return mux
 }
 
 // times is how often a node was asked for a blob.
@@ -158,43 +238,6 @@ func (s *swarm) disturb(id string, wrap func(http.Handler) http.Handler) {
 	defer s.mu.Unlock()
 	s.broken[id] = wrap
 }
-
-// serve is one end of a pipe that a server has the other end of.
-func (s *swarm) serve(h http.Handler) net.Conn {
-	here, there := net.Pipe()
-	server := &http.Server{Handler: h, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
-	l := &single{conn: make(chan net.Conn, 1), closed: make(chan struct{})}
-	l.conn <- there
-	go func() { _ = server.Serve(l) }()
-	s.tb.Cleanup(func() {
-		_ = server.Close()
-		_ = here.Close()
-	})
-	return here
-}
-
-// single is a listener with one connection.
-type single struct {
-	conn   chan net.Conn
-	once   sync.Once
-	closed chan struct{}
-}
-
-func (l *single) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conn:
-		return c, nil
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *single) Close() error {
-	l.once.Do(func() { close(l.closed) })
-	return nil
-}
-
-func (l *single) Addr() net.Addr { return &net.UnixAddr{} }
 
 // tell does what sessions do: all nodes say what they have.
 func (s *swarm) tell() {
@@ -231,7 +274,7 @@ func (p picture) ref(name string) string { return name + "@" + p.target.String()
 // paint makes an image of layers that cannot be compressed, each with one file.
 func paint(tb testing.TB, name string, sizes ...int) picture {
 	tb.Helper()
-	random := rand.NewChaCha8([32]byte([]byte(fmt.Sprintf("%-32.32s", name))))
+	random := randv2.NewChaCha8([32]byte([]byte(fmt.Sprintf("%-32.32s", name))))
 	var p picture
 	var m ocispec.Manifest
 	var c dockerspec.DockerOCIImage

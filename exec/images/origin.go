@@ -206,7 +206,7 @@ func (t *transfer) Read(p []byte) (int, error) {
 			t.broken, t.failed = 0, nil
 			t.timer.Reset(peerIdle)
 		}
-		whole := err == io.EOF && t.n >= t.size //nolint:errorlint // a wrapped EOF is not the end
+		whole := err == io.EOF && t.n >= t.size
 		if err == nil || whole || t.ctx.Err() != nil {
 			return n, err
 		}

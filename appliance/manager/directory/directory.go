@@ -75,8 +75,8 @@ func (d *Directory) Set(node string, h *wire.Holdings) {
 	}
 	images := make([]wire.Image, 0, len(h.Images))
 	for _, i := range h.Images {
-		if i, ok := checked(i); ok {
-			images = append(images, i)
+		if kept, ok := checked(i); ok {
+			images = append(images, kept)
 		}
 	}
 	if refused := len(h.Images) - d.set(node, h.Complete, images, h.Gone); refused > 0 {
@@ -112,15 +112,6 @@ func (d *Directory) Forget(node string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.forgetLocked(node)
-}
-
-// Clear forgets all nodes.
-func (d *Directory) Clear() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	clear(d.nodes)
-	clear(d.names)
-	clear(d.holders)
 }
 
 func (d *Directory) forgetLocked(node string) {

@@ -111,8 +111,7 @@ func TestSet_CompleteAndThenWhatChanges(t *testing.T) {
 	holders(4, "w2")
 	d.Set("w2", nil)
 	holders(4)
-	d.Clear()
-	holders(1)
+	holders(1, "w1")
 }
 
 func TestSet_RefusesWhatIsTooMuchOrWrong(t *testing.T) {
