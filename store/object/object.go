@@ -112,8 +112,9 @@ type Node struct {
 	swarm.Node
 	// CertRole is the role in the certificate that the node was last issued.
 	CertRole swarm.NodeRole
-	// Generation is that of the certificate that the node was last issued: the
-	// store's index at the time. Older ones than MinGeneration are worth nothing.
+	// Generation is that of the certificate that the node was last issued, or
+	// less but more than that of any before it. Certificates older than
+	// MinGeneration are worth nothing.
 	Generation, MinGeneration uint64
 	// Renew asks the node for a new certificate if its own is of an older
 	// generation.

@@ -20,6 +20,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"skep/store"
 )
 
@@ -61,8 +63,8 @@ func New(cfg Config) *CA {
 	}
 	return &CA{
 		cfg:     cfg,
-		sources: newLimiter[netip.Prefix](20),
-		nodes:   newLimiter[string](200),
+		sources: newLimiter[netip.Prefix](rate.NewLimiter(strangers, strangers)),
+		nodes:   newLimiter[string](rate.NewLimiter(rate.Inf, 0)),
 		busy:    map[[32]byte]chan struct{}{},
 	}
 }

@@ -164,7 +164,7 @@ func (e *external) crossSign(ctx context.Context, next *pki.Root) ([]byte, error
 	if err != nil {
 		return nil, err
 	}
-	req := signRequest{Request: string(csr), Subject: &signSubject{CN: next.Cert.Subject.CommonName}, Profile: crossProfile}
+	req := signRequest{Request: string(csr), Profile: crossProfile}
 	return e.ask(ctx, req, func(cert []byte) error { return pki.CheckCross(cert, next.Cert, e.root) })
 }
 

@@ -14,6 +14,7 @@ import (
 const (
 	perSource = 1  // requests per second
 	burst     = 10 // requests at once
+	strangers = 20 // requests per second of all who are not nodes yet
 	// penalty is what a bad token costs on top, in requests.
 	penalty = 9
 	// maxSources is how many sources are remembered; when they are all in use,
@@ -21,15 +22,16 @@ const (
 	maxSources = 4096
 )
 
-// limiter keeps anybody from asking too often, and all together too.
+// limiter keeps anybody from asking too often, and all together too. It costs
+// little: it stands before any arithmetic with keys.
 type limiter[K comparable] struct {
 	mu   sync.Mutex
 	all  *rate.Limiter
 	each map[K]*rate.Limiter
 }
 
-func newLimiter[K comparable](perSecond int) *limiter[K] {
-	return &limiter[K]{all: rate.NewLimiter(rate.Limit(perSecond), perSecond), each: map[K]*rate.Limiter{}}
+func newLimiter[K comparable](all *rate.Limiter) *limiter[K] {
+	return &limiter[K]{all: all, each: map[K]*rate.Limiter{}}
 }
 
 // admit lets a request pass or refuses it.

@@ -72,7 +72,6 @@ func (c *CA) Reenrol(ctx context.Context, source netip.Addr, req *wire.ReenrolRe
 		return returning(snap, chain, r, now)
 	})
 	if err != nil {
-		c.sources.punish(from, now)
 		c.cfg.Logger.WarnContext(ctx, "refused to enrol a node again", "source", source, "node", chain[0].Subject.CommonName, "err", err)
 		return nil, err
 	}
