@@ -184,10 +184,3 @@ func subject(leaf *x509.Certificate) (Node, error) {
 	}
 	return n, checkKey(leaf.PublicKey)
 }
-
-// Renewal is when to renew a certificate: between half and four fifths of its
-// life, where in between is said by fraction, from 0 to 1.
-func Renewal(leaf *x509.Certificate, fraction float64) time.Time {
-	life := leaf.NotAfter.Sub(leaf.NotBefore)
-	return leaf.NotBefore.Add(life/2 + time.Duration(float64(life)*0.3*fraction))
-}

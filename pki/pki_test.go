@@ -272,11 +272,45 @@ func TestParseRequest_IgnoresEverythingButTheKey(t *testing.T) {
 }
 
 func TestRenewal_IsInTheSecondHalfOfLife(t *testing.T) {
-	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	c := &x509.Certificate{NotBefore: start, NotAfter: start.Add(100 * time.Hour)}
-	for fraction, want := range map[float64]time.Duration{0: 50 * time.Hour, 0.5: 65 * time.Hour, 1: 80 * time.Hour} {
-		if got := pki.Renewal(c, fraction).Sub(start); got != want {
-			t.Errorf("%v: got %s, want %s", fraction, got, want)
+	born := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	for _, tt := range []struct {
+		life, back time.Duration
+		fraction   float64
+		want       time.Duration
+	}{
+		{100 * time.Hour, time.Hour, 0, 50 * time.Hour},
+		{100 * time.Hour, time.Hour, 0.5, 65 * time.Hour},
+		{100 * time.Hour, time.Hour, 1, 80 * time.Hour},
+		{time.Hour, time.Hour, 0, 30 * time.Minute},
+		{time.Hour, time.Hour, 1, 48 * time.Minute},
+		{time.Hour, 0, 1, 54 * time.Minute}, // of another authority
+	} {
+		c := &x509.Certificate{NotBefore: born.Add(-tt.back), NotAfter: born.Add(tt.life)}
+		if got := pki.Renewal(c, tt.fraction).Sub(born); got != tt.want {
+			t.Errorf("life %s, %v: got %s, want %s", tt.life, tt.fraction, got, tt.want)
+		}
+	}
+}
+
+func TestNext_WaitsTwiceAsLongEachTime(t *testing.T) {
+	born := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	c := &x509.Certificate{NotBefore: born.Add(-time.Hour), NotAfter: born.Add(100 * time.Hour)}
+	due := born.Add(50 * time.Hour)
+	for _, tt := range []struct {
+		now      time.Time
+		failures int
+		want     time.Time
+	}{
+		{born, 0, due},
+		{due.Add(time.Minute), 0, due.Add(time.Minute)},
+		{due, 1, due.Add(5 * time.Second)},
+		{due, 4, due.Add(40 * time.Second)},
+		{due, 10, due.Add(2560 * time.Second)},
+		{due, 11, due.Add(time.Hour)},
+		{due, 1 << 40, due.Add(time.Hour)},
+	} {
+		if got := pki.Next(c, tt.now, 0, tt.failures); !got.Equal(tt.want) {
+			t.Errorf("at %s after %d failures: got %s, want %s", tt.now, tt.failures, got, tt.want)
 		}
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
-	"log/slog"
 	"net/netip"
 	"strings"
 	"sync"
@@ -274,7 +273,7 @@ func TestJoin_LeavesNoNodeWithoutACertificate(t *testing.T) {
 func TestJoin_NamesTheCommandThatMadeTheNode(t *testing.T) {
 	s := newRealm(t, ca.Config{})
 	busy := &meddler{Local: s.store, before: func() { s.changeNode("m0", func(n *object.Node) { n.Status.Message += "x" }) }}
-	s.ca = ca.New(ca.Config{Store: busy, NodeID: "m0", Logger: slog.New(slog.DiscardHandler)})
+	s.ca = ca.New(ca.Config{Store: busy, NodeID: "m0", Logger: quiet()})
 	m := s.join(s.cluster().JoinTokens.Worker)
 	if got, want := m.who(t).Generation, s.node(m.id).Version.Index; got != want {
 		t.Errorf("generation %d, want %d", got, want)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"log/slog"
 	"net/netip"
 	"strings"
 	"sync"
@@ -111,14 +110,14 @@ func TestRenew_Race(t *testing.T) {
 			s.changeNode(m.id, func(n *object.Node) { n.Status.Message += "x" })
 		}
 	}}
-	s.ca = ca.New(ca.Config{Store: busy, Logger: slog.New(slog.DiscardHandler)})
+	s.ca = ca.New(ca.Config{Store: busy, Logger: quiet()})
 	if err := s.renew(m); err != nil {
 		t.Fatal(err)
 	}
 	if n := s.node(m.id); n.Status.Message != "xxxx" || m.who(t).Generation != n.Version.Index || n.Generation > n.Version.Index {
 		t.Errorf("got %q, generation %d at %d", n.Status.Message, n.Generation, n.Version.Index)
 	}
-	s.ca = ca.New(ca.Config{Store: s.store, Logger: slog.New(slog.DiscardHandler)})
+	s.ca = ca.New(ca.Config{Store: s.store, Logger: quiet()})
 	var all sync.WaitGroup
 	for range 8 {
 		csr, _ := newCSR(t)
@@ -229,7 +228,7 @@ func TestEnter_EndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newRealm(t, ca.Config{})
 		hold := make(chan struct{})
-		s.ca = ca.New(ca.Config{Store: &meddler{Local: s.store, before: func() { <-hold }}, Logger: slog.New(slog.DiscardHandler)})
+		s.ca = ca.New(ca.Config{Store: &meddler{Local: s.store, before: func() { <-hold }}, Logger: quiet()})
 		csr, _ := newCSR(t)
 		req := &wire.JoinRequest{Token: s.cluster().JoinTokens.Worker, CSR: csr}
 		var all sync.WaitGroup
