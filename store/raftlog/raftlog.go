@@ -100,7 +100,10 @@ func Open(cfg Config) (*Log, *Snapshots, error) {
 		l.lock, err = lock(cfg.Dir)
 	}
 	if err == nil {
-		err = l.openAll(snaps)
+		err = claim(l.lock, cfg)
+		if err == nil {
+			err = l.openAll(snaps)
+		}
 		if err != nil {
 			err = errors.Join(err, l.lock.Close())
 		}

@@ -173,10 +173,38 @@ func TestLog_ReopensAsItWas(t *testing.T) {
 		t.Error("stored an entry after a gap")
 	}
 	shut(t, l)
-	other := cfg
-	other.NodeID = "other"
-	if _, _, err := raftlog.Open(other); !errors.Is(err, raftlog.ErrDamaged) {
-		t.Errorf("opened another member's log: %v", err)
+}
+
+func TestLog_OfAnotherIsRefusedByName(t *testing.T) {
+	cfg := config(t, t.TempDir())
+	l, _ := open(t, cfg)
+	store(t, l, 1, 3)
+	shut(t, l)
+	node, cluster := cfg, cfg
+	node.NodeID, cluster.ClusterID = "other", "elsewhere"
+	for _, other := range []raftlog.Config{node, cluster} {
+		_, _, err := raftlog.Open(other)
+		want := fmt.Sprintf("%s belongs to another member: it is of %q, and this is %q", cfg.Dir, "cluster c member n", "cluster "+other.ClusterID+" member "+other.NodeID)
+		if !errors.Is(err, raftlog.ErrForeign) || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+		// Without the note it is what is sealed that tells.
+		if err := os.Truncate(filepath.Join(cfg.Dir, "lock"), 0); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := raftlog.Open(other); !errors.Is(err, raftlog.ErrDamaged) {
+			t.Errorf("opened another member's log: %v", err)
+		}
+		for _, noted := range []string{"", "cluster c mem"} { // as a crash leaves it
+			if err := os.WriteFile(filepath.Join(cfg.Dir, "lock"), []byte(noted), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			l, _ := open(t, cfg)
+			if err := check(l, 1, 3); err != nil {
+				t.Error(err)
+			}
+			shut(t, l)
+		}
 	}
 }
 
