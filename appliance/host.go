@@ -13,14 +13,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/moby/moby/api/types/system"
 	"github.com/opencontainers/cgroups"
 	"golang.org/x/sys/unix"
-
-	"skep/store/object"
 )
 
 // Version and Commit are those of the binary; the build sets them.
@@ -198,9 +195,4 @@ func (h *host) describe(tls swarm.TLSInfo) swarm.NodeDescription {
 		},
 		TLSInfo: tls,
 	}
-}
-
-// errNoSwarm and its like are what Swarm says of a node that has no swarm.
-func errNoSwarm() error {
-	return object.Errorf(errdefs.ErrUnavailable, `This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.`)
 }

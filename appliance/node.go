@@ -14,7 +14,9 @@ import (
 
 	"skep/admin"
 	"skep/admin/engine"
+	"skep/appliance/agent"
 	"skep/appliance/config"
+	"skep/appliance/membership"
 	"skep/exec/containers"
 	"skep/exec/embedded"
 	"skep/exec/images"
@@ -24,6 +26,8 @@ import (
 	"skep/exec/volumes"
 	"skep/net/attach"
 	"skep/pki/identity"
+	"skep/store"
+	"skep/store/object"
 )
 
 // node is the parts of a node. They are made in the order of the fields.
@@ -42,7 +46,7 @@ type node struct {
 	volumes    *volumes.Store
 	containers *containers.Engine
 	tasks      *tasks.Executor
-	membership *membership
+	membership *membership.Membership
 	api        *engine.API
 	mux        *admin.Mux
 	audit      *admin.Audit
@@ -159,8 +163,8 @@ func (n *node) openKeys(context.Context) (err error) {
 }
 
 // links are the machine's, without the node's own.
-func (n *node) links() ([]link, error) {
-	return machineLinks(func(name string) bool { return strings.Contains(name, n.dir.scope()) })
+func (n *node) links() ([]membership.Link, error) {
+	return membership.MachineLinks(func(name string) bool { return strings.Contains(name, n.dir.scope()) })
 }
 
 // install places what containers start from: the small program that this
@@ -227,7 +231,7 @@ func (n *node) openContainers(ctx context.Context) (err error) {
 		Balancer:   n.networks,
 		Logs:       n.containers,
 		Description: func(context.Context) (swarm.NodeDescription, error) {
-			return n.host.describe(n.membership.tlsInfo()), nil
+			return n.host.describe(n.membership.TLSInfo()), nil
 		},
 		Logger: n.logger.With("part", "tasks"),
 	}
@@ -235,18 +239,16 @@ func (n *node) openContainers(ctx context.Context) (err error) {
 }
 
 func (n *node) openMembership(context.Context) error {
-	n.membership = &membership{
-		cfg:     n.cfg.Swarm,
-		dir:     n.dir,
-		keys:    n.keys,
-		host:    n.host,
-		tasks:   n.tasks,
-		journal: n.journal,
-		links:   n.links,
-		logger:  n.logger.With("part", "swarm"),
-		calls:   make(chan *call),
-		settled: make(chan struct{}),
-	}
+	n.membership = membership.New(membership.Config{
+		File:     n.cfg.Swarm,
+		Dir:      n.dir.path,
+		Keys:     n.keys,
+		Executor: executor{n.tasks},
+		Describe: n.host.describe,
+		Links:    n.links,
+		Beside:   []func(context.Context, store.Proposer) error{n.journal.Watch},
+		Logger:   n.logger.With("part", "swarm"),
+	})
 	return nil
 }
 
@@ -286,7 +288,7 @@ func (n *node) openAPI(ctx context.Context) (err error) {
 // again, and in its swarm if it has one.
 func (n *node) ready() error {
 	select {
-	case <-n.membership.settled:
+	case <-n.membership.Settled():
 		return nil
 	default:
 		return errors.New("the swarm is not ready")
@@ -369,4 +371,16 @@ func (n *node) preload(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// executor is what runs tasks, as the agent knows it.
+type executor struct{ *tasks.Executor }
+
+// Controller is the handle of one task.
+func (e executor) Controller(a *object.Assignment) (agent.Controller, error) {
+	c, err := e.Executor.Controller(a)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
 }

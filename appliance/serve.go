@@ -69,7 +69,7 @@ func (n *node) serverCertificate() (tls.Certificate, error) {
 			return tls.Certificate{}, err
 		}
 		for _, l := range links {
-			for _, a := range l.addrs {
+			for _, a := range l.Addrs {
 				hosts = append(hosts, a.String())
 			}
 		}

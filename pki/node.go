@@ -139,7 +139,7 @@ func Verify(chain, roots []*x509.Certificate, now time.Time) (Node, error) {
 		return Node{}, errors.New("verify certificate: there is none")
 	}
 	leaf := chain[0]
-	n, err := subject(leaf)
+	n, err := Subject(leaf)
 	if err != nil {
 		return Node{}, fmt.Errorf("verify certificate: %w", err)
 	}
@@ -159,8 +159,9 @@ func Verify(chain, roots []*x509.Certificate, now time.Time) (Node, error) {
 	return n, nil
 }
 
-// subject reads a leaf's subject and refuses what Issue would not have made.
-func subject(leaf *x509.Certificate) (Node, error) {
+// Subject is the node that a leaf is made out to. It refuses what Issue would
+// not have made, and proves nothing: [Verify] does.
+func Subject(leaf *x509.Certificate) (Node, error) {
 	s := leaf.Subject
 	if len(s.OrganizationalUnit) != 1 || len(s.Organization) != 1 {
 		return Node{}, errors.New("not a node's: it has no unit or no organisation")

@@ -111,6 +111,8 @@ type Swarm interface {
 	// root can be reached. Those that it names for none are current's. which is
 	// the word for root in Swarm's text.
 	ReachCA(ctx context.Context, cfg swarm.CAConfig, root, current []byte, which string) error
+	// Replica is what this manager has of the replicated state, leader or not.
+	Replica() (*store.Snapshot, error)
 }
 
 // TaskLogs reads what a task's container wrote, on whichever node it is.

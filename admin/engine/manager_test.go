@@ -140,6 +140,14 @@ func (m *membership) ReachCA(_ context.Context, cfg swarm.CAConfig, _, _ []byte,
 	return nil
 }
 
+func (m *membership) Replica() (*store.Snapshot, error) {
+	p, err := m.Store(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	return p.Snapshot(), nil
+}
+
 // catalogue knows the digests of some images.
 type catalogue struct {
 	engine.Images // what is not here is not called

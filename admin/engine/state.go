@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"net/http"
 	"time"
 
 	"skep/store"
@@ -18,13 +19,47 @@ const maxTries = 20
 // changeTimeout bounds how long a change waits to be agreed on.
 const changeTimeout = 20 * time.Second
 
-// state is the swarm's state, as new as any change that was acknowledged.
+// readPatience is how long a read waits for a leader before it makes do with
+// what this node has.
+const readPatience = 3 * time.Second
+
+// state is the swarm's state, as new as any change that was acknowledged. While
+// no manager leads, those who only read get what this node has, which may be
+// old, and the reply says so.
 func (a *API) state(ctx context.Context) (*store.Snapshot, error) {
-	s, err := a.Swarm.Store(ctx)
-	if err != nil {
+	reply, reads := ctx.Value(readKey{}).(http.ResponseWriter)
+	if !reads {
+		s, err := a.Swarm.Store(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return s.Snapshot(), nil
+	}
+	rctx, cancel := context.WithTimeout(ctx, readPatience)
+	defer cancel()
+	s, err := a.Swarm.Store(rctx)
+	if err == nil {
+		return s.Snapshot(), nil
+	}
+	old, none := a.Swarm.Replica()
+	if none != nil {
 		return nil, err
 	}
-	return s.Snapshot(), nil
+	a.Logger.WarnContext(ctx, "reading what may be old", "err", err)
+	reply.Header().Set(staleHeader, `110 - "this manager knows of no leader: what it tells may be old"`)
+	return old, nil
+}
+
+// staleHeader marks a reply that may be old (RFC 7234, 5.5.1).
+const staleHeader = "Warning"
+
+// readKey is the key of the reply in the context of a request that only reads.
+type readKey struct{}
+
+// stale reports whether the reply to ctx's request is made of what may be old.
+func stale(ctx context.Context) bool {
+	reply, ok := ctx.Value(readKey{}).(http.ResponseWriter)
+	return ok && reply.Header().Get(staleHeader) != ""
 }
 
 // change plans a transaction on the state and makes it. When somebody else was

@@ -91,6 +91,9 @@ func (a *API) swarmInfo(ctx context.Context) swarm.Info {
 	if c := s.Cluster(); c != nil {
 		info.Cluster = new(clusterInfo(c))
 	}
+	if stale(ctx) {
+		info.Warnings = append(info.Warnings, "WARNING: This manager knows of no leader. What it tells of the swarm may be old, and nothing can be changed.")
+	}
 	info.Nodes = s.Nodes.Len()
 	info.Managers = countManagers(s)
 	if info.Managers == 2 {

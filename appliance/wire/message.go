@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"skep/pki/identity"
 	"skep/store/object"
 )
 
@@ -50,15 +51,14 @@ type Member struct {
 }
 
 // Peer is a manager.
-type Peer struct {
-	NodeID string
-	Addr   string // host:port of its control port
-}
+type Peer = identity.Peer
 
 // Swarm is what every node is to know of its swarm. It follows the welcome, and
 // again whenever it changes.
 type Swarm struct {
 	Managers []Peer
+	// Epoch is the swarm's: a worker takes it over.
+	Epoch uint64
 	// Roots are the certificates, in PEM, of the roots to trust.
 	Roots []byte
 	// Role is what the node is to be. If its certificate says otherwise, or is

@@ -21,7 +21,7 @@ const (
 	// near is how few entries a replica lacks that follows closely, and steady
 	// how long it has to, before it may vote.
 	near   = 64
-	steady = 10 * time.Second
+	steady = 2 * time.Second
 )
 
 // Why a member is taken out.

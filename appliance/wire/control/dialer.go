@@ -272,10 +272,14 @@ func address(req *http.Request, prefix string) error {
 	return nil
 }
 
+// ErrUnanswered says that a request was sent, perhaps, and its answer did not
+// come: what was asked for may have been done. After any other error it was not.
+var ErrUnanswered = errors.New("no answer")
+
 func roundTrip(conn *http.ClientConn, req *http.Request) (*http.Response, error) {
 	resp, err := conn.RoundTrip(req)
 	if err != nil {
-		return nil, object.Errorf(errdefs.ErrUnavailable, "%s %s: %w", req.Method, req.URL.Path, err)
+		return nil, object.Errorf(errdefs.ErrUnavailable, "%s %s: %w: %w", req.Method, req.URL.Path, ErrUnanswered, err)
 	}
 	if err := refused(resp); err != nil {
 		return nil, err

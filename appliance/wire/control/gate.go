@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/netip"
+	"strings"
 
 	"github.com/containerd/errdefs"
 
@@ -53,9 +54,25 @@ func (p *Port) gate(class Class, mux *http.ServeMux) http.Handler {
 		}
 		if class == Anonymous {
 			r.Body = http.MaxBytesReader(w, r.Body, maxAnonymous)
+		} else {
+			r = asClass(class, r)
 		}
 		mux.ServeHTTP(w, r)
 	})
+}
+
+// asClass is a node's request for the routes of the class that it was judged to
+// be of: a node which was just demoted asks as what its certificate says.
+func asClass(class Class, r *http.Request) *http.Request {
+	for _, c := range []Class{Worker, Manager} {
+		rest, ok := strings.CutPrefix(r.URL.Path, c.prefix()+"/")
+		if !ok || c == class {
+			continue
+		}
+		r = r.Clone(r.Context())
+		r.URL.Path, r.URL.RawPath = class.prefix()+"/"+rest, ""
+	}
+	return r
 }
 
 func (p *Port) pass(class Class, r *http.Request) error {

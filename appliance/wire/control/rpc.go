@@ -107,7 +107,7 @@ func exchange(ctx context.Context, path string, req, resp any, do func(*http.Req
 	defer answer.Body.Close()
 	b, err = io.ReadAll(io.LimitReader(answer.Body, MaxBody+1))
 	if err != nil {
-		return fmt.Errorf("read answer: %w", err)
+		return fmt.Errorf("read answer: %w: %w", ErrUnanswered, err)
 	}
 	if len(b) > MaxBody {
 		return errors.New("read answer: it is too large")

@@ -1,4 +1,4 @@
-package appliance
+package membership
 
 import (
 	"fmt"
@@ -13,32 +13,32 @@ import (
 
 const defaultPort = 2377
 
-// link is a network interface of the machine with its addresses.
-type link struct {
-	name  string
-	addrs []netip.Addr
+// Link is a network interface of the machine with its addresses.
+type Link struct {
+	Name  string
+	Addrs []netip.Addr
 }
 
-// machineLinks lists the interfaces that are up, other than those that the
+// MachineLinks lists the interfaces that are up, other than those that the
 // node made itself.
-func machineLinks(own func(name string) bool) ([]link, error) {
+func MachineLinks(own func(name string) bool) ([]Link, error) {
 	ifaces, err := net.Interfaces()
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
-	var links []link
+	var links []Link
 	for _, i := range ifaces {
 		if i.Flags&net.FlagUp == 0 || own(i.Name) {
 			continue
 		}
-		l := link{name: i.Name}
+		l := Link{Name: i.Name}
 		addrs, err := i.Addrs()
 		if err != nil {
 			return nil, fmt.Errorf("list addresses of %s: %w", i.Name, err)
 		}
 		for _, a := range addrs {
 			if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLinkLocalUnicast() {
-				l.addrs = append(l.addrs, p.Addr())
+				l.Addrs = append(l.Addrs, p.Addr())
 			}
 		}
 		links = append(links, l)
@@ -48,7 +48,7 @@ func machineLinks(own func(name string) bool) ([]link, error) {
 
 // resolveListen turns an address or an interface's name, with or without a
 // port, into what to listen on.
-func resolveListen(text string, links []link) (netip.AddrPort, error) {
+func resolveListen(text string, links []Link) (netip.AddrPort, error) {
 	if text == "" {
 		text = "0.0.0.0"
 	}
@@ -67,7 +67,7 @@ func resolveListen(text string, links []link) (netip.AddrPort, error) {
 // resolveAdvertise turns an address or an interface's name into what other
 // nodes reach this one at. Without one it is the address that is listened on
 // or, when that is all of them, the machine's only one.
-func resolveAdvertise(text string, listen netip.AddrPort, links []link) (netip.AddrPort, error) {
+func resolveAdvertise(text string, listen netip.AddrPort, links []Link) (netip.AddrPort, error) {
 	const usage = "advertise address must be a non-zero IP address or network interface (with optional port number)"
 	if text == "" {
 		if !listen.Addr().IsUnspecified() {
@@ -93,9 +93,9 @@ func resolveAdvertise(text string, listen netip.AddrPort, links []link) (netip.A
 }
 
 // ofInterface is the one address of an interface, IPv4 first.
-func ofInterface(name string, links []link) (netip.Addr, error) {
+func ofInterface(name string, links []Link) (netip.Addr, error) {
 	for _, l := range links {
-		if l.name != name {
+		if l.Name != name {
 			continue
 		}
 		for _, family := range []struct {
@@ -103,7 +103,7 @@ func ofInterface(name string, links []link) (netip.Addr, error) {
 			is   func(netip.Addr) bool
 		}{{"IPv4", netip.Addr.Is4}, {"IPv6", netip.Addr.Is6}} {
 			var found netip.Addr
-			for _, a := range l.addrs {
+			for _, a := range l.Addrs {
 				if !family.is(a) {
 					continue
 				}
@@ -122,22 +122,22 @@ func ofInterface(name string, links []link) (netip.Addr, error) {
 }
 
 // onlyAddress is the machine's one address beside loopback, IPv4 first.
-func onlyAddress(links []link) (netip.Addr, error) {
+func onlyAddress(links []Link) (netip.Addr, error) {
 	for _, is := range []func(netip.Addr) bool{netip.Addr.Is4, netip.Addr.Is6} {
 		var found netip.Addr
 		var on string
 		for _, l := range links {
-			for _, a := range l.addrs {
+			for _, a := range l.Addrs {
 				if !is(a) || a.IsLoopback() {
 					continue
 				}
 				switch {
 				case !found.IsValid():
-					found, on = a, l.name
-				case on == l.name:
+					found, on = a, l.Name
+				case on == l.Name:
 					return found, badAddress("could not choose an IP address to advertise since this system has multiple addresses on interface %s (%s and %s)", on, found, a)
 				default:
-					return found, badAddress("could not choose an IP address to advertise since this system has multiple addresses on different interfaces (%s on %s and %s on %s)", found, on, a, l.name)
+					return found, badAddress("could not choose an IP address to advertise since this system has multiple addresses on different interfaces (%s on %s and %s on %s)", found, on, a, l.Name)
 				}
 			}
 		}

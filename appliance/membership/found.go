@@ -1,4 +1,4 @@
-package appliance
+package membership
 
 import (
 	"fmt"
@@ -31,19 +31,46 @@ type founding struct {
 	Node    *object.Node
 }
 
-// found makes a new swarm: its authority, its first node's identity, and what
-// is to be written into its store.
-func found(req swarm.InitRequest, d swarm.NodeDescription, advertise netip.AddrPort, now time.Time) (identity.State, error) {
+// found makes the node the first of a new swarm. From its last write on, the
+// node is a member, whatever happens to the process.
+func (m *Membership) found(req swarm.InitRequest) error {
+	addr, err := m.addresses(req.ListenAddr, req.AdvertiseAddr)
+	if err != nil {
+		return err
+	}
+	id, err := newSwarm(req, m.cfg.Describe(swarm.TLSInfo{}), addr.advertise, time.Now())
+	if err != nil {
+		return err
+	}
+	// What an earlier swarm left, or a founding that got no further than this.
+	if err := m.wipe(); err != nil {
+		return err
+	}
+	id.ListenAs, id.AdvertiseAs = req.ListenAddr, req.AdvertiseAddr
+	return m.become(id)
+}
+
+// become makes id the node's identity.
+func (m *Membership) become(id identity.State) error {
+	return m.cfg.Keys.Update(func(s *identity.State) error {
+		*s = id
+		return nil
+	})
+}
+
+// newSwarm makes a new swarm: its authority, its first node's identity, and
+// what is to be written into its store.
+func newSwarm(req swarm.InitRequest, d swarm.NodeDescription, advertise netip.AddrPort, now time.Time) (identity.State, error) {
 	cluster, err := newCluster(req, now)
 	if err != nil {
 		return identity.State{}, err
 	}
 	id := identity.State{ClusterID: cluster.ID, NodeID: object.NewID(), Advertise: advertise.String()}
-	id.RaftID = id.NodeID
+	id.RaftID = object.NewID()
 	if err = issueFirst(&id, cluster, now); err != nil {
 		return identity.State{}, err
 	}
-	node := &object.Node{CertRole: swarm.NodeRoleManager}
+	node := &object.Node{CertRole: swarm.NodeRoleManager, RaftID: id.RaftID}
 	node.ID = id.NodeID
 	node.Spec = swarm.NodeSpec{Role: swarm.NodeRoleManager, Availability: req.Availability}
 	node.Spec.Labels = map[string]string{}

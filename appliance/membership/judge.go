@@ -1,0 +1,31 @@
+package membership
+
+import (
+	"github.com/moby/moby/api/types/swarm"
+
+	"skep/appliance/wire/control"
+	"skep/pki"
+	"skep/store"
+)
+
+// judge is what a certificate that verifies is worth, by what this replica
+// knows. raft asks for a connection of replicas only.
+//
+// A certificate's generation is the store's index when it was issued, so it
+// tells whether this replica knows more than whoever issued it, or less. One
+// that knows less lets a manager teach it, and nothing else.
+func judge(s *store.Snapshot, n pki.Node, raft bool) control.Class {
+	newer := s.Cluster() == nil || n.Generation > s.Index
+	node, known := s.Nodes.Get(n.ID)
+	switch {
+	case raft && newer && n.Role == pki.Manager:
+		return control.Manager
+	case !known, n.Generation < node.MinGeneration:
+		return control.Nobody // removed, or not heard of yet
+	case n.Role == pki.Manager && node.Spec.Role == swarm.NodeRoleManager:
+		return control.Manager
+	case raft:
+		return control.Nobody
+	}
+	return control.Worker
+}

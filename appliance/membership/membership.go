@@ -1,0 +1,162 @@
+package membership
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"sync/atomic"
+
+	"github.com/moby/moby/api/types/swarm"
+
+	"skep/appliance/agent"
+	"skep/appliance/config"
+	"skep/appliance/wire"
+	"skep/pki/identity"
+	"skep/store"
+)
+
+// Config is what a membership stands on; all of it is required unless it says
+// otherwise.
+type Config struct {
+	// File is the node file's section.
+	File config.Swarm
+	// Dir is the node's data directory, where the swarm's state lies.
+	Dir      string
+	Keys     *identity.Keystore
+	Executor agent.Executor
+	// Describe is the machine as the swarm is to know it.
+	Describe func(swarm.TLSInfo) swarm.NodeDescription
+	Links    func() ([]Link, error)
+	// Holdings tells a session what images the node has; it may be nil.
+	Holdings func(ctx context.Context, send func(*wire.Holdings) error) error
+	// Rekey has the keystore follow the swarm, while the node is a manager with
+	// its replica, or a worker with nil. The parts are what is sealed because of
+	// the stay; stale is called when the node's key is to be replaced. It may be nil.
+	Rekey func(ctx context.Context, s store.Proposer, stale func(), parts ...Sealed) error
+	// Beside runs while the node is a manager, with its replica.
+	Beside []func(ctx context.Context, s store.Proposer) error
+	Logger *slog.Logger
+}
+
+// Sealed is a part of the node whose files the keyring seals.
+type Sealed struct {
+	Name string
+	// Reseal returns nil when the active key alone seals all of its files. It
+	// may be called again at any time.
+	Reseal func(context.Context) error
+}
+
+// Membership is the node's part in a swarm, if it has one. Run owns it: it is
+// either waiting for a swarm, trying to join one, or inside a stay. What others
+// ask for reaches it through calls and the stay.
+type Membership struct {
+	cfg   Config
+	calls chan *call
+	stay  atomic.Pointer[stay]
+	// trying is the joining that goes on, if any.
+	trying atomic.Pointer[attempt]
+	// settled closes when the node is what it was before it last stopped: in
+	// its swarm, or waiting for one.
+	settled chan struct{}
+}
+
+// call is a request to become part of a swarm: exactly one of init and join is set.
+type call struct {
+	init *swarm.InitRequest
+	join *joining
+	// reply takes the one answer; it is buffered.
+	reply chan error
+}
+
+func (c *call) answer(err error) {
+	select {
+	case c.reply <- err:
+	default:
+	}
+}
+
+// New is a membership that does not run yet.
+func New(c Config) *Membership {
+	return &Membership{cfg: c, calls: make(chan *call), settled: make(chan struct{})}
+}
+
+// Settled closes when the node is what it was before it last stopped.
+func (m *Membership) Settled() <-chan struct{} { return m.settled }
+
+// Run is the node's part in swarms until ctx ends.
+func (m *Membership) Run(ctx context.Context) error {
+	pending, err := m.first()
+	if err != nil {
+		return err
+	}
+	if pending == nil && !m.isMember() {
+		m.settle()
+	}
+	for {
+		if pending != nil {
+			if err := m.enter(ctx, pending); err != nil {
+				pending.answer(err)
+				pending = nil
+			}
+		}
+		if m.isMember() {
+			if err := m.participate(ctx, pending); !errors.Is(err, errLeft) {
+				return err
+			}
+			pending = nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case pending = <-m.calls:
+		}
+	}
+}
+
+func (m *Membership) isMember() bool { return m.cfg.Keys.State().ClusterID != "" }
+
+// first is the node file's init or join, if the node has no state that rules instead.
+func (m *Membership) first() (*call, error) {
+	st := m.cfg.Keys.State()
+	if st.ClusterID != "" || st.Left {
+		return nil, nil
+	}
+	c := &call{reply: make(chan error, 1)}
+	switch {
+	case m.cfg.File.Init != nil:
+		req := initRequest(m.cfg.File)
+		if _, err := m.addresses(req.ListenAddr, req.AdvertiseAddr); err != nil {
+			return nil, err
+		}
+		c.init = &req
+	case m.cfg.File.Join != nil:
+		j, err := m.joiningOfFile()
+		if err != nil {
+			return nil, err
+		}
+		c.join = j
+	default:
+		return nil, nil
+	}
+	return c, nil
+}
+
+// enter makes the node a member, on the disk.
+func (m *Membership) enter(ctx context.Context, c *call) error {
+	if c.init != nil {
+		return m.found(*c.init)
+	}
+	return m.join(ctx, c.join)
+}
+
+func (m *Membership) settle() {
+	select {
+	case <-m.settled:
+	default:
+		close(m.settled)
+	}
+}
+
+// dir is a path in the data directory.
+func (m *Membership) dir(name string) string { return filepath.Join(m.cfg.Dir, name) }

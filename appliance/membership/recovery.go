@@ -1,0 +1,67 @@
+package membership
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+
+	"github.com/moby/moby/api/types/swarm"
+
+	"skep/pki/identity"
+	"skep/store"
+	"skep/store/object"
+	"skep/store/replica"
+)
+
+// recover makes this replica the only one of its swarm, in a new epoch. What
+// the other managers have is worth nothing from then on. The old replica stays
+// beside it, for who wants to look.
+func (m *Membership) recover(ctx context.Context) error {
+	st := m.cfg.Keys.State()
+	to := object.NewID()
+	if err := replica.Recover(ctx, m.replica(st.RaftID, st), m.replica(to, st)); err != nil {
+		return err
+	}
+	// From here on this node is of the new epoch, and talks to nobody of the old.
+	return m.cfg.Keys.Update(func(st *identity.State) error {
+		st.Epoch++
+		st.RaftID = to
+		return nil
+	})
+}
+
+// replica is the replica of that name on this node's disk.
+func (m *Membership) replica(raftID string, st identity.State) replica.Config {
+	return replica.Config{
+		Dir: filepath.Join(m.dir("raft"), raftID), ID: raftID, NodeID: st.NodeID, ClusterID: st.ClusterID,
+		Keyring: m.cfg.Keys.Keyring(), Logger: m.cfg.Logger,
+	}
+}
+
+// recovered writes into the store that a new epoch has begun: the managers of
+// the old one must join again.
+func (h *half) recovered(ctx context.Context, id identity.State) error {
+	for {
+		snap := h.member.Snapshot()
+		c := snap.Cluster()
+		if c == nil || c.Epoch >= id.Epoch {
+			return nil
+		}
+		tx := store.Begin(snap)
+		c = c.Clone().(*object.Cluster)
+		c.Epoch = id.Epoch
+		tx.Update(c)
+		for n := range snap.Nodes.All() {
+			if n.ID == h.node || n.Spec.Role != swarm.NodeRoleManager {
+				continue
+			}
+			n = n.Clone().(*object.Node)
+			n.Spec.Role, n.ManagerStatus, n.RaftID = swarm.NodeRoleWorker, nil, ""
+			n.MinGeneration = snap.Index + 1
+			tx.Update(n)
+		}
+		if _, err := h.member.Propose(ctx, tx); !errors.Is(err, store.ErrSequence) {
+			return err
+		}
+	}
+}

@@ -1,0 +1,144 @@
+package membership
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"skep/appliance/wire"
+	"skep/appliance/wire/control"
+	"skep/pki"
+	"skep/pki/identity"
+)
+
+// renew keeps the node's certificate valid, and makes it what the manager
+// wants it to be.
+func (s *stay) renew(ctx context.Context) error {
+	for failed := 0; ; {
+		id, news := s.identity.get()
+		due := pki.Renewal(id.Certificate.Leaf, rand.Float64())
+		if failed > 0 {
+			due = time.Now().Add(retryAfter(failed))
+		}
+		t := time.NewTimer(time.Until(due))
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return nil
+		case <-news: // another certificate, or other roots: look again
+			t.Stop()
+			continue
+		case <-s.renewal:
+			t.Stop()
+		case <-t.C:
+		}
+		err := s.renewOnce(ctx)
+		switch {
+		case err == nil:
+			failed = 0
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, errKeystore):
+			return err
+		default:
+			failed++
+			s.cfg.Logger.WarnContext(ctx, "could not renew the certificate", "err", err, "expires", id.Certificate.Leaf.NotAfter)
+		}
+	}
+}
+
+// retryAfter is the pause after so many failures in a row: from 5 s to an hour.
+func retryAfter(failed int) time.Duration {
+	return min(5*time.Second<<min(failed-1, 20), time.Hour)
+}
+
+// errKeystore is a failure to keep a new certificate: what the disk holds is
+// not known any more.
+var errKeystore = errors.New("keep certificate")
+
+// renewOnce asks for the certificate of a new key, and makes it the node's own.
+func (s *stay) renewOnce(ctx context.Context) error {
+	csr, key, err := pki.NewRequest()
+	if err != nil {
+		return err
+	}
+	certificate, roots, err := s.issue(ctx, csr)
+	if err != nil {
+		return err
+	}
+	next := s.cfg.Keys.State()
+	next.Key, next.Certificate, next.Roots = key, certificate, roots
+	if err := checkIssued(next); err != nil {
+		return err
+	}
+	before, _ := s.subject()
+	err = s.cfg.Keys.Update(func(st *identity.State) error {
+		st.Key, st.Certificate, st.Roots = next.Key, next.Certificate, next.Roots
+		return nil
+	})
+	if err != nil {
+		return errors.Join(errKeystore, err)
+	}
+	if err := s.adopt(); err != nil {
+		return err
+	}
+	after, _ := s.subject()
+	s.cfg.Logger.InfoContext(ctx, "renewed the certificate", "role", after.Role, "generation", after.Generation)
+	if before.Role != after.Role {
+		s.reconnect() // as what the node is now
+	}
+	return nil
+}
+
+func (s *stay) issue(ctx context.Context, csr []byte) (certificate, roots []byte, err error) {
+	leaf := s.current().Certificate.Leaf
+	if time.Now().After(leaf.NotAfter) {
+		return s.reenrol(ctx, csr)
+	}
+	req := &wire.RenewRequest{CSR: csr}
+	if h := s.half.Load(); h != nil && h.member.Leading() {
+		self, err := s.subject()
+		if err != nil {
+			return nil, nil, err
+		}
+		reply, err := h.ca.Renew(ctx, self, req)
+		if err != nil {
+			return nil, nil, err
+		}
+		return reply.Certificate, reply.Roots, nil
+	}
+	reply, err := onLeader(ctx, s.peers, func(ctx context.Context, to wire.Peer) (*wire.RenewReply, error) {
+		ctx, cancel := context.WithTimeout(ctx, asking)
+		defer cancel()
+		return control.Call[wire.RenewRequest, wire.RenewReply](ctx, s.dialer, to, "/renew", req)
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return reply.Certificate, reply.Roots, nil
+}
+
+// reenrol is for a node whose certificate has expired: it proves that it has
+// the former key.
+func (s *stay) reenrol(ctx context.Context, csr []byte) (certificate, roots []byte, err error) {
+	st := s.cfg.Keys.State()
+	key, err := pki.ParseKey(st.Key)
+	if err != nil {
+		return nil, nil, err
+	}
+	signature, err := pki.Endorse(csr, key)
+	if err != nil {
+		return nil, nil, err
+	}
+	req := &wire.ReenrolRequest{CSR: csr, Chain: st.Certificate, Signature: signature, Clock: time.Now()}
+	reply, err := onLeader(ctx, s.peers, func(ctx context.Context, to wire.Peer) (*wire.JoinReply, error) {
+		ctx, cancel := context.WithTimeout(ctx, asking)
+		defer cancel()
+		return control.Call[wire.ReenrolRequest, wire.JoinReply](ctx, s.dialer, to, "/reenrol", req)
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	return reply.Certificate, reply.Roots, nil
+}

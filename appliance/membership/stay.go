@@ -1,0 +1,323 @@
+package membership
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/swarm"
+	"golang.org/x/sync/errgroup"
+
+	"skep/appliance/agent"
+	"skep/appliance/wire"
+	"skep/appliance/wire/control"
+	"skep/pki"
+	"skep/pki/identity"
+	"skep/store/object"
+)
+
+var (
+	// errLeft ends a stay because the node leaves its swarm.
+	errLeft = errors.New("left the swarm")
+	// errForced ends a stay because the swarm is to be founded anew from what
+	// this node has of it.
+	errForced = errors.New("the swarm is recovered by force")
+)
+
+// stay is one stay in a swarm: from the start of the process, or from the
+// joining, until the process ends or the node leaves.
+type stay struct {
+	*Membership
+	cluster, node string
+	identity      current[*control.Identity]
+	peers         *peers
+	dialer        *control.Dialer
+	agent         *agent.Agent
+	// half is the manager's part, while the node is one.
+	half atomic.Pointer[half]
+	// renewal is asked for through this; size 1.
+	renewal chan struct{}
+	// problem is why the node is not what it should be, if it is known.
+	problem current[error]
+
+	// welcome closes when a manager, or this node's own store, takes it for a member.
+	welcome  chan struct{}
+	welcomed sync.Once
+
+	mu   sync.Mutex
+	conn net.Conn // guarded by mu: the session, if there is one
+
+	// end ends the stay; ended closes when it has, and left is then what
+	// leaving came to.
+	end   context.CancelCauseFunc
+	ended chan struct{}
+	left  error
+}
+
+// participate is being a member: it returns errLeft when the node left its
+// swarm, nil when ctx ended, and the error that made it impossible to go on.
+// pending is answered when the node is a member that others know.
+func (m *Membership) participate(ctx context.Context, pending *call) error {
+	for {
+		err := m.stayOnce(ctx, pending)
+		if !errors.Is(err, errForced) {
+			return err
+		}
+		pending = nil
+	}
+}
+
+func (m *Membership) stayOnce(ctx context.Context, pending *call) error {
+	s, err := m.newStay()
+	if err != nil {
+		return err
+	}
+	defer s.dialer.Close()
+	sctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	s.end = end
+	m.stay.Store(s)
+	defer func() {
+		m.stay.Store(nil)
+		close(s.ended)
+	}()
+	g, gctx := errgroup.WithContext(sctx)
+	g.Go(func() error { return s.agent.Run(gctx) })
+	g.Go(func() error { return s.manage(gctx) })
+	g.Go(func() error { return s.renew(gctx) })
+	g.Go(func() error { return s.awaitWelcome(gctx, pending) })
+	err = g.Wait()
+	switch cause := context.Cause(sctx); {
+	case ctx.Err() != nil:
+		return nil
+	case errors.Is(cause, errLeft):
+		s.left = m.leave(ctx)
+		return errLeft
+	case errors.Is(cause, errForced):
+		s.left = m.recover(ctx)
+		if s.left != nil {
+			m.cfg.Logger.ErrorContext(ctx, "could not recover the swarm by force", "err", s.left)
+		}
+		return errForced
+	}
+	return err
+}
+
+func (m *Membership) newStay() (*stay, error) {
+	st := m.cfg.Keys.State()
+	s := &stay{
+		Membership: m, cluster: st.ClusterID, node: st.NodeID,
+		peers:   &peers{all: st.Peers},
+		renewal: make(chan struct{}, 1),
+		welcome: make(chan struct{}),
+		ended:   make(chan struct{}),
+	}
+	s.dialer = control.NewDialer(control.DialerConfig{
+		Identity: s.current,
+		Resolve:  s.resolve,
+		Logger:   m.cfg.Logger,
+	})
+	s.agent = s.newAgent()
+	return s, s.adopt()
+}
+
+// adopt takes the keystore's certificate for the node's own.
+func (s *stay) adopt() error {
+	st := s.cfg.Keys.State()
+	cert, roots, err := st.TLS()
+	if err != nil {
+		return err
+	}
+	s.identity.set(&control.Identity{Certificate: cert, Roots: roots, Cluster: st.ClusterID, NodeID: st.NodeID, Epoch: st.Epoch})
+	return nil
+}
+
+func (s *stay) current() *control.Identity {
+	id, _ := s.identity.get()
+	return id
+}
+
+// subject is what the node's certificate says of it.
+func (s *stay) subject() (pki.Node, error) { return subjectOf(s.current().Certificate) }
+
+func subjectOf(cert tls.Certificate) (pki.Node, error) {
+	if cert.Leaf == nil {
+		return pki.Node{}, identity.ErrNoCertificate
+	}
+	return pki.Subject(cert.Leaf)
+}
+
+// isManager tells whether the node's certificate is a manager's.
+func (s *stay) isManager() bool {
+	n, err := s.subject()
+	return err == nil && n.Role == pki.Manager
+}
+
+// resolve is where a manager is reached.
+func (s *stay) resolve(node string) string {
+	if h := s.half.Load(); h != nil {
+		if n, ok := h.member.Snapshot().Nodes.Get(node); ok && n.ManagerStatus != nil && n.ManagerStatus.Addr != "" {
+			return n.ManagerStatus.Addr
+		}
+	}
+	return s.peers.addr(node)
+}
+
+// welcomeHere says that the node is in its swarm.
+func (s *stay) welcomeHere() { s.welcomed.Do(func() { close(s.welcome) }) }
+
+// awaitWelcome answers who asked for the swarm, and settles. A worker that
+// starts again does its work whether it finds a manager or not.
+func (s *stay) awaitWelcome(ctx context.Context, pending *call) error {
+	if pending == nil && !s.isManager() {
+		s.settle()
+	}
+	select {
+	case <-s.welcome:
+		if pending != nil {
+			pending.answer(nil)
+		}
+		s.settle()
+	case <-ctx.Done():
+		if pending != nil {
+			pending.answer(context.Cause(ctx))
+		}
+	}
+	return nil
+}
+
+// newAgent is the worker half of the node.
+func (s *stay) newAgent() *agent.Agent {
+	return agent.New(agent.Config{
+		NodeID:   s.node,
+		File:     s.dir("tasks"),
+		Sealer:   s.cfg.Keys.Keyring(),
+		Executor: s.cfg.Executor,
+		Dial:     s.dial,
+		Swarm:    s.toldOfSwarm,
+		Invited:  s.invited,
+		Member:   s.asMember,
+		Holdings: s.cfg.Holdings,
+		Logger:   s.cfg.Logger.With("part", "agent"),
+	})
+}
+
+// dial connects the agent to the manager that leads, in this process or not.
+func (s *stay) dial(ctx context.Context) (net.Conn, error) {
+	conn, err := s.dialLeader(ctx)
+	if err != nil {
+		if removed(err) {
+			s.problem.set(err)
+		}
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conn = conn
+	return conn, nil
+}
+
+func (s *stay) dialLeader(ctx context.Context) (net.Conn, error) {
+	if h := s.half.Load(); h != nil && h.member.Leading() {
+		return h.manager.Dial(ctx, s.node)
+	}
+	return onLeader(ctx, s.peers, func(ctx context.Context, to wire.Peer) (net.Conn, error) {
+		return s.dialer.Stream(ctx, to, "/session")
+	})
+}
+
+// reconnect makes the agent introduce the node anew.
+func (s *stay) reconnect() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != nil {
+		_ = s.conn.Close()
+		s.conn = nil
+	}
+}
+
+// toldOfSwarm takes in what the manager says of the swarm.
+func (s *stay) toldOfSwarm(_ context.Context, told wire.Swarm) error {
+	s.problem.set(nil)
+	changed := len(told.Managers) > 0 && s.peers.set(told.Managers)
+	if st := s.cfg.Keys.State(); changed || told.Epoch > st.Epoch || (len(told.Roots) > 0 && !slices.Equal(told.Roots, st.Roots)) {
+		if err := s.keep(told); err != nil {
+			return err
+		}
+	}
+	if s.mustRenew(told) {
+		s.askRenewal()
+	}
+	if !s.isManager() {
+		s.welcomeHere()
+	}
+	return nil
+}
+
+// keep writes down what the node needs to find its swarm again.
+func (s *stay) keep(told wire.Swarm) error {
+	err := s.cfg.Keys.Update(func(st *identity.State) error {
+		if len(told.Managers) > 0 {
+			st.Peers = told.Managers
+		}
+		// A manager of an earlier epoch is not part of this one.
+		if st.RaftID == "" {
+			st.Epoch = max(st.Epoch, told.Epoch)
+		}
+		if len(told.Roots) > 0 {
+			if _, err := pki.ParseChain(told.Roots); err != nil {
+				return fmt.Errorf("roots from the manager: %w", err)
+			}
+			st.Roots = told.Roots
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return s.adopt()
+}
+
+// mustRenew tells whether the certificate is not what the manager wants it to be.
+func (s *stay) mustRenew(told wire.Swarm) bool {
+	n, err := s.subject()
+	if err != nil {
+		return true
+	}
+	return n.Generation < told.Renew || (told.Role != "" && (n.Role == pki.Manager) != (told.Role == swarm.NodeRoleManager))
+}
+
+func (s *stay) askRenewal() {
+	select {
+	case s.renewal <- struct{}{}:
+	default:
+	}
+}
+
+// invited opens the stream that a manager asks for.
+func (s *stay) invited(ctx context.Context, stream string) {
+	s.cfg.Logger.DebugContext(ctx, "invited to a stream that nothing serves", "stream", stream)
+}
+
+// asMember is how the node is reached as a replica, while it is one.
+func (s *stay) asMember() *wire.Member {
+	h := s.half.Load()
+	if h == nil {
+		return nil
+	}
+	return &wire.Member{RaftID: h.raftID, Addr: h.advertise}
+}
+
+// removed tells whether a manager said that this node is no part of the swarm.
+func removed(err error) bool { return errdefs.IsPermissionDenied(err) }
+
+// errRemoved is what the node shows when it was removed.
+func errRemoved(node string) error {
+	return object.Errorf(errdefs.ErrPermissionDenied, "Permission denied: node %s was removed from swarm", node)
+}
