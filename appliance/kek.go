@@ -6,18 +6,11 @@ import (
 	"log/slog"
 	"time"
 
+	"skep/appliance/membership"
 	"skep/pki/identity"
 	"skep/pki/seal"
 	"skep/store"
 )
-
-// sealedPart is a part of the node whose files the keyring seals.
-type sealedPart struct {
-	name string
-	// reseal returns nil when the active key alone seals all of its files. It
-	// may be called again at any time.
-	reseal func(context.Context) error
-}
 
 // resealRetry is how long a resealing that failed waits.
 const resealRetry = 10 * time.Second
@@ -28,14 +21,14 @@ const resealRetry = 10 * time.Second
 type rekeying struct {
 	keys *identity.Keystore
 	// parts are those of the node itself, whatever its part in a swarm.
-	parts  []sealedPart
+	parts  []membership.Sealed
 	logger *slog.Logger
 }
 
 // followKEK runs through a stay in a swarm: p is the store of a manager, nil on
 // a worker, and parts are all that is sealed because of this stay. Each time
 // when the node's TLS key is to be replaced, stale is called; it must not wait.
-func (r *rekeying) followKEK(ctx context.Context, p store.Proposer, stale func(), parts ...sealedPart) error {
+func (r *rekeying) followKEK(ctx context.Context, p store.Proposer, stale func(), parts ...membership.Sealed) error {
 	parts = append(parts, r.parts...)
 	if r.keys.State().StaleKey { // since before the last stop
 		stale()
@@ -104,14 +97,14 @@ func (r *rekeying) apply(ctx context.Context, want kek) (changed bool, err error
 
 // reseal goes on with a change of the key that seals the node's files, if there
 // is one: old keys are forgotten when nothing is sealed with them any more.
-func (r *rekeying) reseal(ctx context.Context, parts []sealedPart) error {
+func (r *rekeying) reseal(ctx context.Context, parts []membership.Sealed) error {
 	if len(r.keys.State().DEKs) == 1 {
 		return nil
 	}
 	began := time.Now()
 	for _, p := range parts {
-		if err := p.reseal(ctx); err != nil {
-			return fmt.Errorf("%s: %w", p.name, err)
+		if err := p.Reseal(ctx); err != nil {
+			return fmt.Errorf("%s: %w", p.Name, err)
 		}
 	}
 	if err := r.keys.RetireDEKs(); err != nil {

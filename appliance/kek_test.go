@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"skep/appliance/membership"
 	"skep/pki/identity"
 	"skep/pki/seal"
 	"skep/store"
@@ -73,7 +74,7 @@ func (f *follower) follow(t *testing.T, p store.Proposer) (stop func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		done <- r.followKEK(ctx, p, func() { f.stale.Add(1) }, sealedPart{"file", f.reseal})
+		done <- r.followKEK(ctx, p, func() { f.stale.Add(1) }, membership.Sealed{Name: "file", Reseal: f.reseal})
 	}()
 	return func() {
 		cancel()

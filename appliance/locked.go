@@ -131,7 +131,7 @@ func (l *lock) take(open func() (*identity.Keystore, error)) error {
 func (n *node) runLocked(ctx context.Context) error {
 	l := newLock(n.dir.path, n.logger.With("part", "lock"))
 	l.leave = n.abandon
-	l.settled = func() <-chan struct{} { return n.membership.settled }
+	l.settled = func() <-chan struct{} { return n.membership.Settled() }
 	if err := n.openLockedAPI(ctx, l); err != nil {
 		return fmt.Errorf("admin API: %w", err)
 	}

@@ -238,6 +238,18 @@ func (n *node) openContainers(ctx context.Context) (err error) {
 	return nil
 }
 
+// rekeying knows what of the node is sealed, whatever its part in a swarm.
+func (n *node) rekeying() *rekeying {
+	return &rekeying{
+		keys: n.keys,
+		parts: []membership.Sealed{
+			{Name: "containers", Reseal: n.containers.Reseal},
+			{Name: "audit", Reseal: func(ctx context.Context) error { return n.audit.Reseal(ctx) }},
+		},
+		logger: n.logger.With("part", "keys"),
+	}
+}
+
 func (n *node) openMembership(context.Context) error {
 	n.membership = membership.New(membership.Config{
 		File:     n.cfg.Swarm,
@@ -245,6 +257,8 @@ func (n *node) openMembership(context.Context) error {
 		Keys:     n.keys,
 		Executor: executor{n.tasks},
 		Describe: n.host.describe,
+		Holdings: tellHoldings(n.images),
+		Rekey:    n.rekeying().followKEK,
 		Links:    n.links,
 		Beside:   []func(context.Context, store.Proposer) error{n.journal.Watch},
 		Logger:   n.logger.With("part", "swarm"),

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"time"
 
+	"github.com/moby/moby/api/types/swarm"
 	"golang.org/x/sync/errgroup"
 
 	"skep/appliance/manager"
@@ -230,7 +232,27 @@ func (h *half) run(ctx context.Context, end context.CancelCauseFunc) error {
 	return g.Wait()
 }
 
-// awaitReady is ready once the replica has the swarm, from a leader.
+// awaitLeader is the node that leads, after a while at most, or "".
+func (h *half) awaitLeader(ctx context.Context) string {
+	t := time.NewTimer(asking)
+	defer t.Stop()
+	for {
+		changed := h.member.LeaderChanged()
+		if leader := h.member.Leader(); leader != "" {
+			return leader
+		}
+		select {
+		case <-changed:
+		case <-t.C:
+			return ""
+		case <-ctx.Done():
+			return ""
+		}
+	}
+}
+
+// awaitReady is ready once the replica has the swarm, from a leader, and welcome
+// once the swarm knows that the node is up.
 func (h *half) awaitReady(ctx context.Context) error {
 	select {
 	case <-h.member.Ready():
@@ -239,8 +261,10 @@ func (h *half) awaitReady(ctx context.Context) error {
 	}
 	for {
 		ch := h.member.Since(h.member.Snapshot().Index)
-		if ch.Snapshot.Cluster() != nil {
+		if ch.Snapshot.Cluster() != nil && !h.isReady() {
 			close(h.ready)
+		}
+		if n, ok := ch.Snapshot.Nodes.Get(h.node); ok && n.Status.State == swarm.NodeStateReady {
 			h.welcomeHere()
 			return nil
 		}

@@ -224,8 +224,10 @@ func (s *stay) dial(ctx context.Context) (net.Conn, error) {
 }
 
 func (s *stay) dialLeader(ctx context.Context) (net.Conn, error) {
-	if h := s.half.Load(); h != nil && h.member.Leading() {
-		return h.manager.Dial(ctx, s.node)
+	if h := s.half.Load(); h != nil {
+		if h.awaitLeader(ctx) == s.node {
+			return h.manager.Dial(ctx, s.node)
+		}
 	}
 	return onLeader(ctx, s.peers, func(ctx context.Context, to wire.Peer) (net.Conn, error) {
 		return s.dialer.Stream(ctx, to, "/session")

@@ -214,13 +214,13 @@ func (m *Member) start(notify chan<- bool) error {
 		return fmt.Errorf("start raft: %w", err)
 	}
 	m.raft = r
+	close(m.started)
 	if m.alone() {
 		if err := r.ReloadConfig(reload); err != nil {
 			return errors.Join(fmt.Errorf("configure raft: %w", err), r.Shutdown().Error())
 		}
 	}
 	m.observe()
-	close(m.started)
 	return nil
 }
 
