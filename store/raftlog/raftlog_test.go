@@ -178,6 +178,9 @@ func TestLog_ReopensAsItWas(t *testing.T) {
 func TestLog_OfAnotherIsRefusedByName(t *testing.T) {
 	cfg := config(t, t.TempDir())
 	l, _ := open(t, cfg)
+	if err := l.SetUint64([]byte("CurrentTerm"), 1); err != nil {
+		t.Fatal(err)
+	}
 	store(t, l, 1, 3)
 	shut(t, l)
 	node, cluster := cfg, cfg
