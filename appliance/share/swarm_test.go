@@ -119,6 +119,8 @@ func newSwarm(tb testing.TB) *swarm {
 	return s
 }
 
+func (s *swarm) leader() (wire.Peer, error) { return s.m1, nil }
+
 func caller(ctx context.Context) string { return control.Caller(ctx).ID }
 
 // add starts a node.
@@ -137,7 +139,7 @@ func (s *swarm) add(id string, change ...func(*images.Config)) *node {
 	n.dialer = n.dial()
 	c := images.Config{
 		Dir: n.path, Transport: down{}, Logger: s.log,
-		Source: share.NewClient(share.ClientConfig{Dialer: n.dialer, Leader: func() (wire.Peer, error) { return s.m1, nil }}),
+		Source: share.NewClient(share.ClientConfig{Dialer: n.dialer, Leader: s.leader}),
 	}
 	for _, f := range change {
 		f(&c)
