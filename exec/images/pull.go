@@ -46,15 +46,15 @@ func (s *Store) Pull(ctx context.Context, ref, platform string, auth *apiregistr
 		return err
 	}
 	tell := newTeller(progress)
+	if digestOf(named) != "" && platform == "" {
+		if rec, _, ok := s.state.Load().named(named); ok && s.complete(rec) {
+			return s.finishPull(named, rec, rec.Target.Digest, tell)
+		}
+	}
 	if s.isHello(named) {
 		// Of another digest, it is that of another version of this binary.
 		if err = s.pullHello(ctx, named, tell); err == nil || digestOf(named) == "" || !errors.Is(err, errdefs.ErrNotFound) {
 			return err
-		}
-	}
-	if digestOf(named) != "" && platform == "" {
-		if rec, _, ok := s.state.Load().named(named); ok && s.complete(rec) {
-			return s.finishPull(named, rec, rec.Target.Digest, tell)
 		}
 	}
 	p := puller{s: s, tell: tell, lease: s.blobs.Lease(), named: named, want: want, explicit: platform != ""}
