@@ -38,7 +38,7 @@ const (
 
 // RelayConfig is what a Relay needs; all of it is required.
 type RelayConfig struct {
-	NodeID string // of this manager
+	NodeID func() string // of this manager
 	Local  Local
 	// Leading is nil when this manager leads, and else control's NotLeader.
 	Leading func() error
@@ -107,8 +107,8 @@ func (r *Relay) serve(w http.ResponseWriter, req *http.Request) error {
 		avoid = avoid[len(avoid)-maxAvoid:]
 	}
 	from := r.cfg.From(req.Context())
-	if !slices.Contains(avoid, r.cfg.NodeID) && from != r.cfg.NodeID {
-		err := serveOwn(w, req, r.cfg.NodeID, r.cfg.Local)
+	if !slices.Contains(avoid, r.cfg.NodeID()) && from != r.cfg.NodeID() {
+		err := serveOwn(w, req, r.cfg.NodeID(), r.cfg.Local)
 		if err == nil || !errdefs.IsNotFound(err) {
 			return err
 		}
@@ -127,7 +127,7 @@ func (r *Relay) serve(w http.ResponseWriter, req *http.Request) error {
 func (r *Relay) relay(w http.ResponseWriter, req *http.Request, from string, avoid []string) error {
 	d := digest.Digest(req.PathValue("digest"))
 	for _, node := range r.holders(digest.Digest(req.URL.Query().Get("image"))) {
-		if node == from || node == r.cfg.NodeID || slices.Contains(avoid, node) {
+		if node == from || node == r.cfg.NodeID() || slices.Contains(avoid, node) {
 			continue
 		}
 		err := r.pass(w, req, node, d)

@@ -30,9 +30,9 @@ type Local interface {
 }
 
 // Handler serves a node's own blobs at [Pattern], parts of them too.
-func Handler(node string, local Local) http.Handler {
+func Handler(node func() string, local Local) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if err := serveOwn(w, r, node, local); err != nil {
+		if err := serveOwn(w, r, node(), local); err != nil {
 			control.Refuse(w, err)
 		}
 	})

@@ -307,7 +307,7 @@ func TestHandler_GivesOnlyBlobsOfImages(t *testing.T) {
 		t.Fatal(err)
 	}
 	mux := http.NewServeMux()
-	mux.Handle(share.Pattern, share.Handler("w1", w1))
+	mux.Handle(share.Pattern, share.Handler(func() string { return "w1" }, w1))
 	for _, tt := range []struct {
 		name, method, path, ranges string
 		status                     int
@@ -344,7 +344,7 @@ func TestRelay_OfFollowerGivesOnlyItsOwn(t *testing.T) {
 	w1.load(t, theirs)
 	s.tell()
 	r := share.NewRelay(share.RelayConfig{
-		NodeID: "m2", Local: m2, Leading: func() error { return &control.NotLeader{Leader: s.m1} }, Holders: s.dir.Holders,
+		NodeID: func() string { return "m2" }, Local: m2, Leading: func() error { return &control.NotLeader{Leader: s.m1} }, Holders: s.dir.Holders,
 		Connect: s.connect, From: caller, Logger: s.log,
 	})
 	mux := http.NewServeMux()

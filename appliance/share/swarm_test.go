@@ -85,7 +85,7 @@ func newSwarm(tb testing.TB) *swarm {
 	s.dir = directory.New(directory.Config{Manager: func(n string) bool { return n[0] == 'm' }, Logger: s.log})
 	leads := func() error { return nil }
 	s.relay = share.NewRelay(share.RelayConfig{
-		NodeID: "m1", Local: s.add("m1"), Leading: leads, Holders: s.dir.Holders,
+		NodeID: func() string { return "m1" }, Local: s.add("m1"), Leading: leads, Holders: s.dir.Holders,
 		Connect: s.connect, From: caller, Logger: s.log,
 	})
 	everyone := []control.Class{control.Worker, control.Manager}
@@ -218,7 +218,7 @@ func (s *swarm) handler(n *node) http.Handler {
 		s.served[n.id][digest.Digest(r.PathValue("digest"))]++
 		wrap := s.broken[n.id]
 		s.mu.Unlock()
-		h := share.Handler(n.id, n)
+		h := share.Handler(func() string { return n.id }, n)
 		if wrap != nil {
 			h = wrap(h)
 		}
