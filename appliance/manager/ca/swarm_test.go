@@ -29,6 +29,7 @@ type realm struct {
 	tb    testing.TB
 	store *storetest.Local
 	ca    *ca.CA
+	own   tls.Certificate // of m0, for those outside
 }
 
 func newRealm(tb testing.TB, cfg ca.Config) *realm {
@@ -58,11 +59,16 @@ func newRealm(tb testing.TB, cfg ca.Config) *realm {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	if cfg.Certificate == nil {
-		cfg.Certificate = func() (tls.Certificate, error) { return tls.Certificate{}, errors.New("no certificate") }
-	}
+	cfg.Certificate = s.certificate
 	s.ca = ca.New(cfg)
 	return s
+}
+
+func (s *realm) certificate() (tls.Certificate, error) {
+	if len(s.own.Certificate) == 0 {
+		return tls.Certificate{}, errors.New("no certificate")
+	}
+	return s.own, nil
 }
 
 func (s *realm) cluster() *object.Cluster { return s.store.Snapshot().Cluster() }

@@ -53,7 +53,7 @@ func (a *Authority) Serve(ctx context.Context, l net.Listener) error {
 		clients.AddCert(c)
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST "+Path, a.sign)
+	mux.Handle("POST "+Path, a)
 	srv := &http.Server{
 		Handler: mux, ReadHeaderTimeout: time.Second,
 		TLSConfig: &tls.Config{
@@ -129,7 +129,8 @@ type request struct {
 	Profile string `json:"profile"`
 }
 
-func (a *Authority) sign(w http.ResponseWriter, r *http.Request) {
+// ServeHTTP signs, or says why not.
+func (a *Authority) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if a.Answer != nil {
 		a.Answer(w, r)
 		return
@@ -142,8 +143,13 @@ func (a *Authority) sign(w http.ResponseWriter, r *http.Request) {
 		})
 		return
 	}
+	Reply(w, cert)
+}
+
+// Reply answers with a certificate.
+func Reply(w http.ResponseWriter, certPEM []byte) {
 	reply(w, http.StatusOK, map[string]any{
-		"success": true, "result": map[string]string{"certificate": string(cert)},
+		"success": true, "result": map[string]string{"certificate": string(certPEM)},
 		"errors": []string{}, "messages": []string{},
 	})
 }
