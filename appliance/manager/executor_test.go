@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 
 	"skep/appliance/agent"
+	"skep/appliance/wire"
 	"skep/store/object"
 )
 
@@ -24,6 +26,13 @@ type machine struct {
 	mu          sync.Mutex
 	description swarm.NodeDescription
 	containers  map[string]*box
+	off         time.Time // since when the machine is off; zero if it is not
+	// What the machine is in the swarm, by its own certificate.
+	role       swarm.NodeRole
+	generation uint64
+	member     *wire.Member
+	stints     int // as a manager
+	conn       net.Conn
 }
 
 // box is a container.

@@ -2,11 +2,9 @@ package manager_test
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -23,6 +21,7 @@ import (
 	"skep/appliance/manager"
 	"skep/store"
 	"skep/store/object"
+	"skep/store/replica"
 	"skep/store/storetest"
 )
 
@@ -31,6 +30,7 @@ type world struct {
 	t        testing.TB
 	dir      string
 	store    *storetest.Local
+	group    *group
 	manager  *manager.Manager
 	leader   *process
 	machines map[string]*machine
@@ -50,9 +50,12 @@ func newWorld(tb testing.TB, dir string) *world {
 		n := &object.Node{}
 		n.ID, n.Description.Hostname, n.Spec.Role = "m", "m", swarm.NodeRoleManager
 		n.Spec.Availability, n.Status.State = swarm.NodeAvailabilityDrain, swarm.NodeStateDown
+		n.CertRole, n.RaftID = swarm.NodeRoleManager, "m-1"
+		n.ManagerStatus = &swarm.ManagerStatus{Leader: true, Reachability: swarm.ReachabilityReachable, Addr: "m:2377"}
 		tx.Create(n)
 	})
-	w.manager = manager.New(manager.Config{Store: w.store, NodeID: "m", Logger: w.log})
+	w.group = &group{world: w, members: []replica.Server{{ID: "m-1", NodeID: "m", Voter: true}}}
+	w.manager = manager.New(manager.Config{Store: w.store, NodeID: "m", Logger: w.log, Replica: w.group})
 	w.leader = w.spawn("manager", w.manager.Run)
 	return w
 }
@@ -105,9 +108,12 @@ func (w *world) resource(ts *testscript.TestScript, m *machine, k, v string) {
 }
 
 func (w *world) boot(m *machine) {
+	m.mu.Lock()
+	m.off = time.Time{}
+	m.mu.Unlock()
 	a := agent.New(agent.Config{
 		NodeID: m.name, File: filepath.Join(w.dir, m.name), Sealer: open{}, Executor: m, Logger: w.log,
-		Dial: func(ctx context.Context) (net.Conn, error) { return w.manager.Dial(ctx, m.name) },
+		Dial: m.dial, Swarm: m.told, Member: m.asMember,
 	})
 	m.process = w.spawn("agent "+m.name, a.Run)
 }
@@ -132,6 +138,7 @@ func (w *world) cmdCrash(ts *testscript.TestScript, args []string) {
 	m.process.stop()
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.off = time.Now()
 	for _, b := range m.containers {
 		b.stop(137)
 	}
