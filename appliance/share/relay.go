@@ -131,8 +131,11 @@ func (r *Relay) relay(w http.ResponseWriter, req *http.Request, from string, avo
 			continue
 		}
 		err := r.pass(w, req, node, d)
-		if err == nil || req.Context().Err() != nil {
+		if err == nil {
 			return nil
+		}
+		if gone := context.Cause(req.Context()); gone != nil {
+			return gone
 		}
 		r.cfg.Logger.InfoContext(req.Context(), "could not get blob from node", "node", node, "blob", d, "err", err)
 	}
