@@ -17,6 +17,7 @@ import (
 	"skep/appliance/agent"
 	"skep/appliance/config"
 	"skep/appliance/membership"
+	"skep/appliance/share"
 	"skep/exec/containers"
 	"skep/exec/embedded"
 	"skep/exec/images"
@@ -42,6 +43,7 @@ type node struct {
 	exe        string // what containers start from
 	journal    *engine.Journal
 	networks   *attach.Attach
+	sharing    *sharing
 	images     *images.Store
 	volumes    *volumes.Store
 	containers *containers.Engine
@@ -194,7 +196,9 @@ func (n *node) openImages(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	n.sharing = n.newSharing()
 	n.images, err = images.Open(images.Config{
+		Source:     n.sharing,
 		Dir:        n.dir.join("images"),
 		Registries: hosts,
 		Hello:      func() string { return "/proc/self/exe" }, // also when its path holds a newer one
@@ -257,12 +261,16 @@ func (n *node) openMembership(context.Context) error {
 		Keys:     n.keys,
 		Executor: executor{n.tasks},
 		Describe: n.host.describe,
+		Serve:    n.serveManagers,
 		Holdings: tellHoldings(n.images),
+		Held:     n.sharing.directory.Set,
+		Routes:   n.sharingRoutes(),
 		Rekey:    n.rekeying().followKEK,
 		Links:    n.links,
 		Beside:   []func(context.Context, store.Proposer) error{n.journal.Watch},
 		Logger:   n.logger.With("part", "swarm"),
 	})
+	n.sharing.client = share.NewClient(share.ClientConfig{Dialer: n.membership.Dialer(), Leader: n.membership.Leader})
 	return nil
 }
 

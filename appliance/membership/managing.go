@@ -197,7 +197,7 @@ func (s *stay) newHalf(ctx context.Context) (h *half, err error) {
 	if h.member, err = replica.Open(rc); err != nil {
 		return nil, fmt.Errorf("open replica: %w", err)
 	}
-	h.manager = manager.New(manager.Config{Store: h.member, Replica: h.member, NodeID: st.NodeID, Logger: s.cfg.Logger})
+	h.manager = manager.New(manager.Config{Store: h.member, Replica: h.member, NodeID: st.NodeID, Holdings: s.cfg.Held, Logger: s.cfg.Logger})
 	h.ca = ca.New(ca.Config{Store: h.member, NodeID: s.node, Certificate: s.certificate, Logger: s.cfg.Logger.With("part", "ca")})
 	return h, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"path/filepath"
 	"sync/atomic"
 
@@ -12,6 +13,7 @@ import (
 	"skep/appliance/agent"
 	"skep/appliance/config"
 	"skep/appliance/wire"
+	"skep/appliance/wire/control"
 	"skep/pki/identity"
 	"skep/store"
 )
@@ -28,8 +30,16 @@ type Config struct {
 	// Describe is the machine as the swarm is to know it.
 	Describe func(swarm.TLSInfo) swarm.NodeDescription
 	Links    func() ([]Link, error)
+	// Serve answers what managers ask of this node over one connection, which
+	// it closes. It may be nil.
+	Serve func(ctx context.Context, conn net.Conn) error
 	// Holdings tells a session what images the node has; it may be nil.
 	Holdings func(ctx context.Context, send func(*wire.Holdings) error) error
+	// Held takes what nodes say of their images while this one leads, and nil
+	// when a node's session ends. It may be nil.
+	Held func(node string, h *wire.Holdings)
+	// Routes are more routes of the control port.
+	Routes []control.Route
 	// Rekey has the keystore follow the swarm, while the node is a manager with
 	// its replica, or a worker with nil. The parts are what is sealed because of
 	// the stay; stale is called when the node's key is to be replaced. It may be nil.
@@ -54,6 +64,8 @@ type Membership struct {
 	cfg   Config
 	calls chan *call
 	stay  atomic.Pointer[stay]
+	// dialer reaches the managers of the swarm that the node is in.
+	dialer *control.Dialer
 	// trying is the joining that goes on, if any.
 	trying atomic.Pointer[attempt]
 	// settled closes when the node is what it was before it last stopped: in
@@ -78,7 +90,23 @@ func (c *call) answer(err error) {
 
 // New is a membership that does not run yet.
 func New(c Config) *Membership {
-	return &Membership{cfg: c, calls: make(chan *call), settled: make(chan struct{})}
+	m := &Membership{cfg: c, calls: make(chan *call), settled: make(chan struct{})}
+	m.dialer = control.NewDialer(control.DialerConfig{
+		Identity: func() *control.Identity {
+			if s := m.stay.Load(); s != nil {
+				return s.current()
+			}
+			return &control.Identity{} // which nobody lets in
+		},
+		Resolve: func(node string) string {
+			if s := m.stay.Load(); s != nil {
+				return s.resolve(node)
+			}
+			return ""
+		},
+		Logger: c.Logger,
+	})
+	return m
 }
 
 // Settled closes when the node is what it was before it last stopped.
@@ -86,6 +114,7 @@ func (m *Membership) Settled() <-chan struct{} { return m.settled }
 
 // Run is the node's part in swarms until ctx ends.
 func (m *Membership) Run(ctx context.Context) error {
+	defer m.dialer.Close()
 	pending, err := m.first()
 	if err != nil {
 		return err

@@ -25,7 +25,7 @@ type (
 // answered with where it is.
 func (h *half) routes() []control.Route {
 	anonymous, nodes, managers := []control.Class{control.Anonymous}, []control.Class{control.Worker, control.Manager}, []control.Class{control.Manager}
-	return []control.Route{
+	return append([]control.Route{
 		{For: anonymous, Pattern: "POST /join", Handler: leaderOnly(h, func(ctx context.Context, _ pki.Node, req *wire.JoinRequest) (*wire.JoinReply, error) {
 			return h.ca.Join(ctx, control.Source(ctx), req)
 		})},
@@ -47,11 +47,14 @@ func (h *half) routes() []control.Route {
 		{For: managers, Pattern: "POST /readindex", Handler: control.Handle(func(ctx context.Context, _ pki.Node, _ *question) (*replica.Answer, error) {
 			return new(replica.NewAnswer(h.member.ReadIndex(ctx))), nil
 		})},
-	}
+		{For: managers, Pattern: "POST /nodes/{id}/connect", Handler: leaderStream(h, func(ctx context.Context, _ pki.Node, r *http.Request, conn net.Conn) error {
+			return h.manager.Reach(ctx, r.PathValue("id"), conn)
+		})},
+	}, h.cfg.Routes...)
 }
 
 // leads is nil while this manager leads, and else says who does.
-func (h *half) leads(context.Context) error {
+func (h *half) leads() error {
 	if h.member.Leading() {
 		return nil
 	}
@@ -62,7 +65,7 @@ func (h *half) leads(context.Context) error {
 // leaderOnly is a route that the leader answers.
 func leaderOnly[Req, Resp any](h *half, f func(context.Context, pki.Node, *Req) (*Resp, error)) http.Handler {
 	return control.Handle(func(ctx context.Context, from pki.Node, req *Req) (*Resp, error) {
-		if err := h.leads(ctx); err != nil {
+		if err := h.leads(); err != nil {
 			return nil, err
 		}
 		return f(ctx, from, req)
@@ -72,7 +75,7 @@ func leaderOnly[Req, Resp any](h *half, f func(context.Context, pki.Node, *Req) 
 // leaderStream is a stream to the leader.
 func leaderStream(h *half, f func(context.Context, pki.Node, *http.Request, net.Conn) error) http.Handler {
 	return control.Stream(func(ctx context.Context, from pki.Node, r *http.Request, conn net.Conn) error {
-		if err := h.leads(ctx); err != nil {
+		if err := h.leads(); err != nil {
 			return err
 		}
 		return f(ctx, from, r, conn)

@@ -37,7 +37,6 @@ type stay struct {
 	cluster, node string
 	identity      current[*control.Identity]
 	peers         *peers
-	dialer        *control.Dialer
 	agent         *agent.Agent
 	// half is the manager's part, while the node is one.
 	half atomic.Pointer[half]
@@ -78,7 +77,6 @@ func (m *Membership) stayOnce(ctx context.Context, pending *call) error {
 	if err != nil {
 		return err
 	}
-	defer s.dialer.Close()
 	sctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	s.end = end
@@ -118,11 +116,6 @@ func (m *Membership) newStay() (*stay, error) {
 		welcome: make(chan struct{}),
 		ended:   make(chan struct{}),
 	}
-	s.dialer = control.NewDialer(control.DialerConfig{
-		Identity: s.current,
-		Resolve:  s.resolve,
-		Logger:   m.cfg.Logger,
-	})
 	s.agent = s.newAgent()
 	return s, s.adopt()
 }
@@ -194,18 +187,21 @@ func (s *stay) awaitWelcome(ctx context.Context, pending *call) error {
 
 // newAgent is the worker half of the node.
 func (s *stay) newAgent() *agent.Agent {
-	return agent.New(agent.Config{
+	c := agent.Config{
 		NodeID:   s.node,
 		File:     s.dir("tasks"),
 		Sealer:   s.cfg.Keys.Keyring(),
 		Executor: s.cfg.Executor,
 		Dial:     s.dial,
 		Swarm:    s.toldOfSwarm,
-		Invited:  s.invited,
 		Member:   s.asMember,
 		Holdings: s.cfg.Holdings,
 		Logger:   s.cfg.Logger.With("part", "agent"),
-	})
+	}
+	if s.cfg.Serve != nil {
+		c.Invited = s.invited
+	}
+	return agent.New(c)
 }
 
 // dial connects the agent to the manager that leads, in this process or not.
@@ -302,9 +298,31 @@ func (s *stay) askRenewal() {
 	}
 }
 
-// invited opens the stream that a manager asks for.
+// invited opens the stream that a manager asks for, and serves it.
 func (s *stay) invited(ctx context.Context, stream string) {
-	s.cfg.Logger.DebugContext(ctx, "invited to a stream that nothing serves", "stream", stream)
+	conn, err := s.openStream(ctx, stream)
+	if err == nil {
+		err = s.cfg.Serve(ctx, conn)
+	}
+	if err != nil && ctx.Err() == nil {
+		s.cfg.Logger.DebugContext(ctx, "could not serve a manager", "stream", stream, "err", err)
+	}
+}
+
+func (s *stay) openStream(ctx context.Context, stream string) (net.Conn, error) {
+	h := s.half.Load()
+	if h == nil || !h.member.Leading() {
+		return onLeader(ctx, s.peers, func(ctx context.Context, to wire.Peer) (net.Conn, error) {
+			return s.dialer.Stream(ctx, to, "/streams/"+stream)
+		})
+	}
+	here, there := net.Pipe()
+	go func() { // ends with the stream
+		if err := h.manager.Attach(ctx, s.node, stream, there); err != nil {
+			_ = there.Close()
+		}
+	}()
+	return here, nil
 }
 
 // asMember is how the node is reached as a replica, while it is one.
