@@ -69,6 +69,6 @@ func (n *node) sharingRoutes() []control.Route {
 // serveManagers answers what managers ask of this node.
 func (n *node) serveManagers(ctx context.Context, conn net.Conn) error {
 	mux := http.NewServeMux()
-	mux.Handle(share.Pattern, share.Handler(n.membership.NodeID(), n.images))
+	mux.Handle(share.Pattern, share.Handler(n.membership.NodeID, n.images))
 	return share.ServeConn(ctx, conn, mux, n.logger)
 }
