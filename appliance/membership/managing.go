@@ -223,7 +223,7 @@ func (h *half) run(ctx context.Context, end context.CancelCauseFunc) error {
 	})
 	if h.cfg.Rekey != nil {
 		g.Go(func() error {
-			return h.cfg.Rekey(gctx, h.member, h.askRenewal, h.sealed()...)
+			return h.cfg.Rekey(gctx, h.member, h.askRenewal, append(h.sealed(), Sealed{"replica", h.member.Reseal})...)
 		})
 	}
 	for _, beside := range h.cfg.Beside {
