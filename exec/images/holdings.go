@@ -3,6 +3,7 @@ package images
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -57,52 +58,70 @@ func (s *Store) Blob(ctx context.Context, d digest.Digest) (*os.File, error) {
 type shelf struct {
 	of       *state
 	holdings []Holding
+	items    map[digest.Digest]item // by target
 	// blobs are all blobs of the holdings. Those that can be made of an
 	// unpacked layer have its diffID.
 	blobs map[digest.Digest]digest.Digest
 }
 
+// item is an image that is whole. It stays so as long as it is on record.
+type item struct {
+	of        record
+	platforms []ocispec.Platform
+	blobs     map[digest.Digest]digest.Digest
+}
+
 func (s *Store) shelf() *shelf {
-	st := s.state.Load()
-	if h := s.shelved.Load(); h != nil && h.of == st {
-		return h
+	st, before := s.state.Load(), s.shelved.Load()
+	if before == nil {
+		before = &shelf{}
 	}
-	h := &shelf{of: st, blobs: map[digest.Digest]digest.Digest{}}
+	if before.of == st {
+		return before
+	}
+	h := &shelf{of: st, items: map[digest.Digest]item{}, blobs: map[digest.Digest]digest.Digest{}}
 	for _, target := range st.sortedTargets() {
-		s.put(h, st.Images[target])
+		rec := st.Images[target]
+		i, ok := before.items[target]
+		if !ok || i.of.Manifest != rec.Manifest || i.of.Config != rec.Config {
+			if i, ok = s.item(rec); !ok {
+				continue
+			}
+		}
+		h.items[target] = i
+		maps.Copy(h.blobs, i.blobs)
+		names := slices.DeleteFunc(st.names(target), func(key string) bool { return strings.Contains(key, "@") })
+		h.holdings = append(h.holdings, Holding{Target: rec.Target, Names: names, Platforms: i.platforms})
 	}
 	s.shelved.Store(h)
 	return h
 }
 
-// put puts an image on the shelf if it is whole.
-func (s *Store) put(h *shelf, rec record) {
+// item is an image for the shelf, if it is whole.
+func (s *Store) item(rec record) (item, bool) {
 	img, err := s.open(rec)
 	if err != nil {
-		return
+		return item{}, false
 	}
 	target, err := s.local(rec)
 	if err != nil {
-		return
+		return item{}, false
 	}
-	makeable := make([]digest.Digest, len(img.manifest.Layers))
-	for i, l := range img.manifest.Layers {
-		diffID := img.config.RootFS.DiffIDs[i]
+	i := item{of: rec, platforms: target.Platforms, blobs: map[digest.Digest]digest.Digest{
+		rec.Target.Digest: "", rec.Manifest: "", rec.Config: "",
+	}}
+	for n, l := range img.manifest.Layers {
+		diffID := img.config.RootFS.DiffIDs[n]
 		switch {
 		case s.canMake(diffID, l.Digest):
-			makeable[i] = diffID
-		case !s.blobs.Has(l.Digest):
-			return
+			i.blobs[l.Digest] = diffID
+		case s.blobs.Has(l.Digest):
+			i.blobs[l.Digest] = ""
+		default:
+			return item{}, false
 		}
 	}
-	for i, l := range img.manifest.Layers {
-		h.blobs[l.Digest] = makeable[i]
-	}
-	for _, d := range []digest.Digest{rec.Target.Digest, rec.Manifest, rec.Config} {
-		h.blobs[d] = ""
-	}
-	names := slices.DeleteFunc(h.of.names(rec.Target.Digest), func(key string) bool { return strings.Contains(key, "@") })
-	h.holdings = append(h.holdings, Holding{Target: rec.Target, Names: names, Platforms: target.Platforms})
+	return i, true
 }
 
 // canMake says whether a layer's blob can be made of what is here: it is not
