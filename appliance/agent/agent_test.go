@@ -131,8 +131,14 @@ type manager struct {
 
 func start(t *testing.T, file string, r *runtime) (m *manager, stop func()) {
 	t.Helper()
+	m, _, stop = startWith(t, file, r, func(*agent.Config) {})
+	return m, stop
+}
+
+func startWith(t *testing.T, file string, r *runtime, configure func(*agent.Config)) (m *manager, a *agent.Agent, stop func()) {
+	t.Helper()
 	m = &manager{t: t, dials: make(chan *wire.Conn)}
-	a := agent.New(agent.Config{
+	cfg := agent.Config{
 		NodeID: "n1", File: file, Sealer: sealer{}, Executor: r, Logger: slog.New(slog.DiscardHandler),
 		Dial: func(ctx context.Context) (net.Conn, error) {
 			here, there := net.Pipe()
@@ -143,11 +149,13 @@ func start(t *testing.T, file string, r *runtime) (m *manager, stop func()) {
 				return nil, ctx.Err()
 			}
 		},
-	})
+	}
+	configure(&cfg)
+	a = agent.New(cfg)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }() // waited for by stop
-	return m, func() {
+	return m, a, func() {
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
 			t.Errorf("Run: got %v, want that it was canceled", err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -30,6 +31,11 @@ type world struct {
 
 func run(t *testing.T, do func(t *testing.T, w *world)) {
 	t.Helper()
+	runWith(t, nil, do)
+}
+
+func runWith(t *testing.T, holdings func(string, *wire.Holdings), do func(t *testing.T, w *world)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{T: t, store: storetest.New(t)}
 		w.store.Write(t, func(tx *store.Tx) {
@@ -39,10 +45,11 @@ func run(t *testing.T, do func(t *testing.T, w *world)) {
 				tx.Create(n)
 			}
 		})
-		w.d = dispatcher.New(dispatcher.Config{Store: w.store, Logger: slog.New(slog.DiscardHandler)})
+		w.d = w.fresh(holdings)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- w.d.Run(ctx) }() // waited for below
+		synctest.Wait()
 		do(t, w)
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
@@ -51,9 +58,14 @@ func run(t *testing.T, do func(t *testing.T, w *world)) {
 	})
 }
 
+func (w *world) fresh(holdings func(string, *wire.Holdings)) *dispatcher.Dispatcher {
+	return dispatcher.New(dispatcher.Config{Store: w.store, Logger: slog.New(slog.DiscardHandler), Holdings: holdings})
+}
+
 // agent is a node's end of a session, by hand.
 type agent struct {
 	w    *world
+	pipe net.Conn
 	conn *wire.Conn
 	done chan struct{} // closed when all messages are read
 	got  chan *wire.Message
@@ -66,7 +78,7 @@ func (w *world) dial() (*agent, *wire.Message) {
 	if err != nil {
 		w.Fatal(err)
 	}
-	a := &agent{w: w, conn: wire.NewConn(c), done: make(chan struct{}), got: make(chan *wire.Message, 100)}
+	a := &agent{w: w, pipe: c, conn: wire.NewConn(c), done: make(chan struct{}), got: make(chan *wire.Message, 100)}
 	a.send(&wire.Message{Hello: &wire.Hello{Protocol: wire.Protocol, Description: swarm.NodeDescription{Hostname: "n1.local"}}})
 	m, err := a.conn.Receive(time.Minute)
 	if err != nil {
@@ -84,6 +96,8 @@ func (w *world) dial() (*agent, *wire.Message) {
 	}()
 	return a, m
 }
+
+func (a *agent) close() error { return a.pipe.Close() }
 
 func (a *agent) send(m *wire.Message) {
 	a.w.Helper()
