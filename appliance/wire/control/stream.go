@@ -78,6 +78,9 @@ func (s *served) Read(b []byte) (int, error) {
 	if err := s.start(); err != nil {
 		return 0, err
 	}
+	if len(b) == 0 {
+		return 0, nil // where a body would wait
+	}
 	if err := s.reading.enter(); err != nil {
 		return 0, err
 	}
@@ -152,6 +155,7 @@ type deadline struct {
 	at     time.Time
 	calls  int
 	timer  *time.Timer
+	broken bool // a call was broken off
 	closed bool
 }
 
@@ -179,6 +183,8 @@ func (d *deadline) leave() error {
 
 func (d *deadline) passedLocked() error {
 	switch {
+	case d.broken:
+		return os.ErrDeadlineExceeded
 	case d.closed:
 		return net.ErrClosed
 	case !d.at.IsZero() && !time.Now().Before(d.at):
@@ -208,6 +214,7 @@ func (d *deadline) fire() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.calls > 0 && d.passedLocked() != nil {
+		d.broken = true
 		d.expire()
 	}
 }
