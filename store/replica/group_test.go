@@ -18,7 +18,7 @@ import (
 
 func TestMember_ThatFollowsIsUsedLikeTheLeader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := storetest.NewCluster(t, 3)
+		c := storetest.NewCluster(t, storetest.Config{Size: 3})
 		leader := c.Leader()
 		for i := range 3 {
 			<-c.Member(i).Ready()
@@ -81,7 +81,7 @@ func encode(tb testing.TB, m *replica.Member, id string) []byte {
 
 func TestMember_ThatFollowsWaitsForANewLeader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := storetest.NewCluster(t, 3)
+		c := storetest.NewCluster(t, storetest.Config{Size: 3})
 		old := c.Leader()
 		f := c.Member((old + 1) % 3)
 		changed := f.LeaderChanged()
@@ -120,7 +120,7 @@ func TestMember_ThatFollowsWaitsForANewLeader(t *testing.T) {
 
 func TestMember_ChangesWhoIsInTheGroup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := storetest.NewCluster(t, 3)
+		c := storetest.NewCluster(t, storetest.Config{Size: 3})
 		m := c.Member(c.Leader())
 		write(t, m, func(tx *store.Tx) { tx.Create(secret("1", "one")) })
 		time.Sleep(time.Second)

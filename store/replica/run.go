@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -74,7 +75,7 @@ func (m *Member) Run(ctx context.Context, lead func(ctx context.Context) error) 
 	} else {
 		within(ended, stopPatience)
 	}
-	return errors.Join(failed, m.stop(context.WithoutCancel(ctx), failed != nil))
+	return m.stop(context.WithoutCancel(ctx), failed)
 }
 
 var (
@@ -124,42 +125,57 @@ func (m *Member) session(ctx context.Context, lead func(context.Context) error) 
 	}
 }
 
-// stopPatience is how long a member that failed waits for Raft, which may hang
-// in the disk.
-const stopPatience = 2 * time.Second
+const (
+	// stopPatience is how long a member that failed waits for Raft, which may
+	// hang in the disk.
+	stopPatience = 2 * time.Second
+	// leavePatience is how long one that did not fail may take for its end.
+	leavePatience = 30 * time.Second
+)
 
-func (m *Member) stop(ctx context.Context, failed bool) error {
+// errHangs says that an end in good order does not come about.
+var errHangs = errors.New("stop raft: it hangs")
+
+func (m *Member) stop(ctx context.Context, failed error) error {
 	m.mu.Lock()
 	m.closing = true
 	m.mu.Unlock()
-	if !failed {
-		m.drain()
+	down := make(chan error, 1)
+	// The goroutine outlives a member whose disk hangs: the process is about to end.
+	go func() {
+		if failed == nil {
+			m.leave(ctx)
+		}
+		down <- m.raft.Shutdown().Error()
+	}()
+	patience := time.NewTimer(leavePatience)
+	defer patience.Stop()
+	if failed != nil {
+		patience.Reset(stopPatience)
 	}
-	if !failed && m.raft.State() == raft.Leader && !m.alone() {
+	// In the other cases not even the file can be closed.
+	select {
+	case err := <-down:
+		return errors.Join(failed, err, m.Close())
+	case later := <-m.failed:
+		return later
+	case <-patience.C:
+		return cmp.Or(failed, errHangs)
+	}
+}
+
+// leave is the end in good order.
+func (m *Member) leave(ctx context.Context) {
+	m.drain()
+	if m.raft.State() == raft.Leader && !m.alone() {
 		if err := m.transfer(ctx, m.raft.LeadershipTransfer); err != nil {
 			m.cfg.Logger.WarnContext(ctx, "kept leadership to the end", "err", err)
 		}
 	}
-	if !failed {
-		// The next start has the less to replay.
-		if err := m.raft.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
-			m.cfg.Logger.WarnContext(ctx, "wrote no snapshot at the end", "err", err)
-		}
+	// The next start has the less to replay.
+	if err := m.raft.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		m.cfg.Logger.WarnContext(ctx, "wrote no snapshot at the end", "err", err)
 	}
-	down := make(chan error, 1)
-	// The goroutine outlives a member whose disk hangs: the process is about to end.
-	go func() { down <- m.raft.Shutdown().Error() }()
-	var err error
-	if failed {
-		select {
-		case err = <-down:
-		case <-time.After(stopPatience):
-			return nil // not even the file can be closed now
-		}
-	} else {
-		err = <-down
-	}
-	return errors.Join(err, m.Close())
 }
 
 // drain waits for the proposals in flight, within reason.

@@ -16,34 +16,25 @@ type forwarder struct {
 
 // Propose implements replica.Forwarder.
 func (f forwarder) Propose(ctx context.Context, leader string, command []byte) (uint64, error) {
-	return f.ask(leader, func(m *replica.Member) (uint64, error) { return m.Accept(ctx, command) })
+	return f.ask(ctx, leader, func(m *replica.Member) (uint64, error) { return m.Accept(ctx, command) })
 }
 
 // ReadIndex implements replica.Forwarder.
 func (f forwarder) ReadIndex(ctx context.Context, leader string) (uint64, error) {
-	return f.ask(leader, func(m *replica.Member) (uint64, error) { return m.ReadIndex(ctx) })
+	return f.ask(ctx, leader, func(m *replica.Member) (uint64, error) { return m.ReadIndex(ctx) })
 }
 
-func (f forwarder) ask(leader string, do func(*replica.Member) (uint64, error)) (uint64, error) {
-	m := f.reach(leader)
+func (f forwarder) ask(ctx context.Context, leader string, do func(*replica.Member) (uint64, error)) (uint64, error) {
+	if !f.c.Net.Pass(f.from.name, leader, ctx.Done()) {
+		return 0, replica.ErrNotSent
+	}
+	m := f.c.named(leader)
 	if m == nil {
 		return 0, replica.ErrNotSent
 	}
 	answer := replica.NewAnswer(do(m))
-	if f.reach(leader) != m {
+	if !f.c.Net.Pass(leader, f.from.name, ctx.Done()) || f.c.named(leader) != m {
 		return 0, errors.New("the answer got lost")
 	}
 	return answer.Result()
-}
-
-// reach is the member of a node, if it is up and not cut off.
-func (f forwarder) reach(id string) *replica.Member {
-	f.c.mu.Lock()
-	defer f.c.mu.Unlock()
-	for _, n := range f.c.nodes {
-		if n.id == id && !f.from.cut[n] {
-			return n.member
-		}
-	}
-	return nil
 }
