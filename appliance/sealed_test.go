@@ -3,6 +3,7 @@ package appliance_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -71,7 +72,7 @@ func TestDataDirectory_HoldsNoPlaintext(t *testing.T) {
 func snapshot(t *testing.T, n *nodetest.Node) {
 	t.Helper()
 	n.Stop(t)
-	files, err := filepath.Glob(n.Path("data", "raft", "snapshots", "*"))
+	files, err := filepath.Glob(n.Path("data", "raft", "*", "snapshots", "*"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no snapshot was written: %v", err)
 	}
@@ -90,7 +91,7 @@ func search(tb testing.TB, dir, needle string) (found int) {
 	if err := unix.Stat(dir, &root); err != nil {
 		tb.Fatal(err)
 	}
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+	err := walk(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -122,4 +123,14 @@ func search(tb testing.TB, dir, needle string) (found int) {
 		tb.Fatal(err)
 	}
 	return found
+}
+
+// walk is filepath.WalkDir where files may come and go.
+func walk(dir string, visit fs.WalkDirFunc) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err = visit(path, d, err); errors.Is(err, fs.ErrNotExist) && path != dir {
+			return nil
+		}
+		return err
+	})
 }

@@ -96,6 +96,7 @@ type command = func(ts *testscript.TestScript, neg bool, args []string)
 // commands are the words that scripts know beside testscript's own.
 //
 //	node start | stop | kill      the node's process; its containers go on
+//	node launch                   start it, and do not wait until it is ready
 //	docker ARGS…, skep ARGS…      the command lines
 //	until [-count=N] REGEXP COMMAND…   run it until it succeeds and prints REGEXP (N times)
 //	within COMMAND…               run it in the node's network namespace
@@ -173,18 +174,20 @@ func (t tb) Logf(f string, a ...any)   { t.ts.Logf(f, a...) }
 
 func cmdNode(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 1 {
-		ts.Fatalf("usage: node start|stop|kill")
+		ts.Fatalf("usage: node start|launch|stop|kill")
 	}
 	n, t := node(ts), failing(ts)
 	switch args[0] {
 	case "start":
 		n.Start(t)
+	case "launch":
+		n.Launch(t)
 	case "stop":
 		n.Stop(t)
 	case "kill":
 		n.Kill(t)
 	default:
-		ts.Fatalf("node %s: want start, stop or kill", args[0])
+		ts.Fatalf("node %s: want start, launch, stop or kill", args[0])
 	}
 }
 
