@@ -62,8 +62,11 @@ func (g *group) set(id, node string, voter bool) error {
 	return nil
 }
 
-func (g *group) AddNonvoter(_ context.Context, id, node string) error { return g.set(id, node, false) }
-func (g *group) AddVoter(_ context.Context, id, node string) error    { return g.set(id, node, true) }
+func (g *group) AddNonvoter(_ context.Context, id, node string) error {
+	return g.set(id, node, false)
+}
+
+func (g *group) AddVoter(_ context.Context, id, node string) error { return g.set(id, node, true) }
 
 func (g *group) DemoteVoter(_ context.Context, id string) error {
 	for _, s := range g.Members() {

@@ -15,6 +15,10 @@ import (
 // MaxFrame is the largest value that a frame may hold, in bytes.
 const MaxFrame = 1 << 20
 
+// readAhead is how much is read before it is asked for: a beat and its length. A
+// manager has thousands of these buffers.
+const readAhead = 256
+
 // ErrTooLarge is a frame of more than [MaxFrame] bytes.
 var ErrTooLarge = errors.New("frame is larger than 1 MiB")
 
@@ -26,7 +30,7 @@ type Conn struct {
 }
 
 // NewConn is a Conn over conn, which stays the caller's to close.
-func NewConn(conn net.Conn) *Conn { return &Conn{conn: conn, r: bufio.NewReader(conn)} }
+func NewConn(conn net.Conn) *Conn { return &Conn{conn: conn, r: bufio.NewReaderSize(conn, readAhead)} }
 
 // Send writes one message; the other side must take it within timeout.
 func (c *Conn) Send(m *Message, timeout time.Duration) error {

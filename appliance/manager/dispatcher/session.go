@@ -104,12 +104,9 @@ func (t *term) serve(ctx context.Context, conn net.Conn, from pki.Node) error {
 	s.poke(func(o *outbox) { o.swarm, o.assign = true, true })
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return t.listen(s) })
-	g.Go(func() error {
-		// Closing is what ends the listening.
-		defer conn.Close()
-		return t.talk(gctx, s)
-	})
-	err = ended(g.Wait())
+	err = ended(t.talk(gctx, s)) // which says so if the listening ended first
+	_ = conn.Close()             // what ends the listening
+	_ = g.Wait()
 	t.cfg.Logger.InfoContext(ctx, "session ended", "node", node, "err", err)
 	return err
 }
@@ -177,7 +174,7 @@ func (t *term) talk(ctx context.Context, s *session) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return context.Cause(ctx)
 		case <-t.ended:
 			return errTermOver
 		case <-s.replaced:

@@ -367,6 +367,8 @@ func (w *world) again() (end func()) {
 	go func() { done <- d.Run(ctx) }() // waited for by end
 	return func() {
 		cancel()
-		<-done
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			w.Errorf("Run: got %v, want that it was canceled", err)
+		}
 	}
 }
