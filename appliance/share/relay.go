@@ -1,9 +1,11 @@
 package share
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -29,6 +31,9 @@ const (
 	// maxPerNode is how many blobs one node may be waiting for or getting: fewer
 	// than another gives, so that none can keep it from the others.
 	maxPerNode = 6
+	// grudge is how long a node that did not answer is asked after all others:
+	// that it is gone is known only after some beats.
+	grudge = 30 * time.Second
 	// headerWait is how long a node may take to begin; it may make the blob.
 	headerWait = 30 * time.Second
 	idleWait   = 30 * time.Second
@@ -58,9 +63,10 @@ type Relay struct {
 	transport *http.Transport
 	slots     chan struct{} // one in it for each transfer
 
-	mu sync.Mutex
-	to map[string]int // guarded by mu: requests by who asked
-	by map[string]int // guarded by mu: transfers by who gives
+	mu     sync.Mutex
+	to     map[string]int       // guarded by mu: requests by who asked
+	by     map[string]int       // guarded by mu: transfers by who gives
+	failed map[string]time.Time // guarded by mu: when a node last did not answer
 }
 
 // NewRelay is a relay that has no connections yet.
@@ -83,7 +89,7 @@ func NewRelay(cfg RelayConfig) *Relay {
 			ReadBufferSize:        64 << 10,
 		},
 		slots: make(chan struct{}, maxRelays),
-		to:    map[string]int{}, by: map[string]int{},
+		to:    map[string]int{}, by: map[string]int{}, failed: map[string]time.Time{},
 	}
 }
 
@@ -184,14 +190,25 @@ func (r *Relay) leave(from string) {
 	}
 }
 
-// holders are the nodes that have an image, those that have least to do first.
+// holders are the nodes that have an image: those that answer before those that
+// did not, and those that have least to do first.
 func (r *Relay) holders(image digest.Digest) []string {
 	nodes := slices.Clone(r.cfg.Holders(image))
 	rand.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	slices.SortStableFunc(nodes, func(a, b string) int { return r.by[a] - r.by[b] })
+	maps.DeleteFunc(r.failed, func(_ string, at time.Time) bool { return time.Since(at) > grudge })
+	slices.SortStableFunc(nodes, func(a, b string) int {
+		return cmp.Or(r.failed[a].Compare(r.failed[b]), r.by[a]-r.by[b])
+	})
 	return nodes
+}
+
+// fail notes that a node did not answer.
+func (r *Relay) fail(node string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.failed[node] = time.Now()
 }
 
 // ask asks a node for a blob. The size of what comes is known.
@@ -206,6 +223,9 @@ func (r *Relay) ask(req *http.Request, node string, d digest.Digest) (*http.Resp
 	}
 	resp, err := r.transport.RoundTrip(out)
 	if err != nil {
+		if req.Context().Err() == nil {
+			r.fail(node)
+		}
 		return nil, err
 	}
 	if resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusPartialContent || resp.ContentLength < 0 {

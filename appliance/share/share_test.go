@@ -97,6 +97,23 @@ func TestShare_BrokenTransferGoesOnAtTheSameNode(t *testing.T) {
 	}
 }
 
+// TestShare_NodeThatIsGoneIsAskedOnce is about the time in which a session's end
+// is not known yet.
+func TestShare_NodeThatIsGoneIsAskedOnce(t *testing.T) {
+	s := newSwarm(t)
+	w1, w2, w3 := s.add("w1"), s.add("w2"), s.add("w3")
+	p := paint(t, "app:1", 1000, 2000, 3000, 4000, 5000, 6000, 7000, 8000)
+	w1.load(t, p)
+	w2.load(t, p)
+	s.tell()
+	delete(s.nodes, "w1")
+	w3.pull(t, p.ref("app"))
+	w3.whole(t, p, p.ref("app"))
+	if n := s.missed.Load(); n > 4 { // as many as are on their way at a time
+		t.Errorf("the node that is gone was asked %d times", n)
+	}
+}
+
 func TestShare_WrongBytesAreRefusedAndAnotherNodeIsAsked(t *testing.T) {
 	s := newSwarm(t)
 	w1, w2 := s.add("w1"), s.add("w2")

@@ -18,6 +18,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
@@ -44,6 +45,8 @@ type swarm struct {
 	relay *share.Relay
 	m1    wire.Peer
 	nodes map[string]*node
+	// missed counts invitations of nodes that are gone.
+	missed atomic.Int32
 
 	mu      sync.Mutex
 	streams map[string]chan net.Conn
@@ -157,6 +160,7 @@ func (s *swarm) add(id string, change ...func(*images.Config)) *node {
 func (s *swarm) connect(ctx context.Context, id string) (net.Conn, error) {
 	n, ok := s.nodes[id]
 	if !ok {
+		s.missed.Add(1)
 		return nil, fmt.Errorf("node %s is gone", id)
 	}
 	name, conn := rand.Text(), make(chan net.Conn, 1)
