@@ -64,8 +64,10 @@ type Membership struct {
 	cfg   Config
 	calls chan *call
 	stay  atomic.Pointer[stay]
-	// dialer reaches the managers of the swarm that the node is in.
-	dialer *control.Dialer
+	// dialer reaches the managers of the swarm that the node is in. What may be
+	// large goes by bulk, over connections of its own: a few streams that nobody
+	// reads fill a connection's window, and the session's beats would wait.
+	dialer, bulk *control.Dialer
 	// trying is the joining that goes on, if any.
 	trying atomic.Pointer[attempt]
 	// settled closes when the node is what it was before it last stopped: in
@@ -91,7 +93,12 @@ func (c *call) answer(err error) {
 // New is a membership that does not run yet.
 func New(c Config) *Membership {
 	m := &Membership{cfg: c, calls: make(chan *call), settled: make(chan struct{})}
-	m.dialer = control.NewDialer(control.DialerConfig{
+	m.dialer, m.bulk = m.newDialer(), m.newDialer()
+	return m
+}
+
+func (m *Membership) newDialer() *control.Dialer {
+	return control.NewDialer(control.DialerConfig{
 		Identity: func() *control.Identity {
 			if s := m.stay.Load(); s != nil {
 				return s.current()
@@ -104,9 +111,8 @@ func New(c Config) *Membership {
 			}
 			return ""
 		},
-		Logger: c.Logger,
+		Logger: m.cfg.Logger,
 	})
-	return m
 }
 
 // Settled closes when the node is what it was before it last stopped.
@@ -115,6 +121,7 @@ func (m *Membership) Settled() <-chan struct{} { return m.settled }
 // Run is the node's part in swarms until ctx ends.
 func (m *Membership) Run(ctx context.Context) error {
 	defer m.dialer.Close()
+	defer m.bulk.Close()
 	pending, err := m.first()
 	if err != nil {
 		return err

@@ -19,8 +19,8 @@ func (m *Membership) NodeID() string {
 	return ""
 }
 
-// Dialer reaches the managers of the swarm that the node is in.
-func (m *Membership) Dialer() *control.Dialer { return m.dialer }
+// Dialer reaches the managers of the swarm that the node is in, beside its session.
+func (m *Membership) Dialer() *control.Dialer { return m.bulk }
 
 // Leader is the manager to ask first; it may know a better one. The error is of
 // the kind not found while the node is in no swarm.
@@ -70,6 +70,6 @@ func (m *Membership) Connect(ctx context.Context, node string) (net.Conn, error)
 		return h.manager.Connect(ctx, node)
 	}
 	return onLeader(ctx, h.peers, func(ctx context.Context, to wire.Peer) (net.Conn, error) {
-		return h.dialer.Stream(ctx, to, "/nodes/"+node+"/connect")
+		return h.bulk.Stream(ctx, to, "/nodes/"+node+"/connect")
 	})
 }

@@ -313,7 +313,7 @@ func (s *stay) openStream(ctx context.Context, stream string) (net.Conn, error) 
 	h := s.half.Load()
 	if h == nil || !h.member.Leading() {
 		return onLeader(ctx, s.peers, func(ctx context.Context, to wire.Peer) (net.Conn, error) {
-			return s.dialer.Stream(ctx, to, "/streams/"+stream)
+			return s.bulk.Stream(ctx, to, "/streams/"+stream)
 		})
 	}
 	here, there := net.Pipe()
