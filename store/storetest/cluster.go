@@ -273,6 +273,20 @@ func (c *Cluster) watch(ctx context.Context, name string, epoch uint64, m *repli
 	}
 }
 
+// Led is the host that led in the newest term, and so the only one that may
+// lead now.
+func (c *Cluster) Led() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	newest, name := [2]uint64{}, ""
+	for k, n := range c.leaders {
+		if k[0] > newest[0] || k[0] == newest[0] && k[1] > newest[1] {
+			newest, name = k, n
+		}
+	}
+	return name
+}
+
 // Digest is the same for equal states.
 func Digest(s *store.Snapshot) (sum [sha256.Size]byte) {
 	h := sha256.New()

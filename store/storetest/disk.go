@@ -31,11 +31,8 @@ type Disk struct {
 	fails int
 	hung  chan struct{} // nil unless it hangs
 
-	// Unsynced is a seeded bug: what was appended is on the disk only after
-	// this long.
 	unsynced time.Duration
-	// mangle is a seeded bug: what is read is not what was written.
-	mangle func(*raft.Log)
+	mangle   func(*raft.Log)
 }
 
 type written struct {
@@ -75,6 +72,13 @@ func (d *Disk) Mend() {
 		}
 	})
 }
+
+// Forget makes a crash take what was appended within a time before it, as if
+// nothing was ever synced.
+func (d *Disk) Forget(within time.Duration) { d.set(func() { d.unsynced = within }) }
+
+// Mangle changes what is read.
+func (d *Disk) Mangle(do func(*raft.Log)) { d.set(func() { d.mangle = do }) }
 
 func (d *Disk) set(do func()) {
 	d.mu.Lock()
