@@ -59,24 +59,24 @@ func (l *Log) resealFrom(next *uint64) (done bool, err error) {
 		*next = max(*next, l.bounds.First)
 		var batch []*raft.Log
 		for ; *next <= l.bounds.Last && len(batch) < resealBatch; *next++ {
-			e, err := l.anew(*next)
-			if err != nil {
-				return err
+			e, failed := l.anew(*next)
+			if failed != nil {
+				return failed
 			}
 			if e != nil {
 				batch = append(batch, e)
 			}
 		}
 		if done = *next > l.bounds.Last; done {
-			switch head, err := l.anew(boundsIndex); {
-			case errors.Is(err, raft.ErrLogNotFound): // nothing was stored yet
-			case err != nil:
-				return err
+			switch head, failed := l.anew(boundsIndex); {
+			case errors.Is(failed, raft.ErrLogNotFound): // nothing was stored yet
+			case failed != nil:
+				return failed
 			case head != nil:
 				batch = append(batch, head)
 			}
-			if err := l.storeStable(l.stable); err != nil {
-				return err
+			if failed := l.storeStable(l.stable); failed != nil {
+				return failed
 			}
 		}
 		if len(batch) == 0 {

@@ -111,8 +111,8 @@ func (m *Member) change(ctx context.Context, what string, ask func() raft.IndexF
 	if err == nil {
 		return nil
 	}
-	if err := refused(err); err != nil {
-		return err
+	if why := refused(err); why != nil {
+		return why
 	}
 	// Raft has no name for it.
 	if strings.Contains(err.Error(), "at least one voter") {

@@ -166,8 +166,8 @@ func (m *Member) apply(ctx context.Context, command []byte) (uint64, error) {
 	case errors.Is(err, raft.ErrRaftShutdown) && f.Index() != 0: // it is in the log
 		return 0, fmt.Errorf("propose change: %w: %w", ErrUnknownOutcome, err)
 	default:
-		if err := refused(err); err != nil {
-			return 0, err
+		if why := refused(err); why != nil {
+			return 0, why
 		}
 		return 0, fmt.Errorf("propose change: %w: %w", ErrUnknownOutcome, err)
 	}

@@ -32,11 +32,11 @@ func recoverGroup(ctx context.Context, from, to Config) (err error) {
 	if to.ID == from.ID || to.Dir == from.Dir {
 		return fmt.Errorf("member %s in %s is the old one", to.ID, to.Dir)
 	}
-	if _, err := os.Stat(to.Dir); !errors.Is(err, os.ErrNotExist) {
+	if _, err = os.Stat(to.Dir); !errors.Is(err, os.ErrNotExist) {
 		return errors.Join(err, fmt.Errorf("%s is there already", to.Dir))
 	}
 	part := to.Dir + ".part"
-	if err := os.RemoveAll(part); err != nil {
+	if err = os.RemoveAll(part); err != nil {
 		return err
 	}
 	old, oldSnaps, err := raftlog.Open(logConfig(from, from.Dir))
@@ -49,10 +49,10 @@ func recoverGroup(ctx context.Context, from, to Config) (err error) {
 		return err
 	}
 	err = carryOver(ctx, from, to, Stores{old, old, oldSnaps}, Stores{fresh, fresh, freshSnaps})
-	if err := errors.Join(err, fresh.Close()); err != nil {
+	if err = errors.Join(err, fresh.Close()); err != nil {
 		return errors.Join(err, os.RemoveAll(part))
 	}
-	if err := os.Rename(part, to.Dir); err != nil {
+	if err = os.Rename(part, to.Dir); err != nil {
 		return err
 	}
 	d, err := os.Open(filepath.Dir(to.Dir))
@@ -79,7 +79,8 @@ func carryOver(ctx context.Context, from, to Config, old, fresh Stores) error {
 		return err
 	}
 	f := &fsm{member: reader}
-	if err := raft.RecoverCluster(conf, f, keptLog{old.Log}, old.Stable, carriedSnapshots{old.Snapshots, fresh.Snapshots}, wire, only); err != nil {
+	err = raft.RecoverCluster(conf, f, keptLog{old.Log}, old.Stable, carriedSnapshots{old.Snapshots, fresh.Snapshots}, wire, only)
+	if err != nil {
 		return errors.Join(err, f.broken)
 	}
 	// A vote that was given in a term stays given.
