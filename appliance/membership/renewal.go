@@ -135,7 +135,7 @@ func (s *stay) reenrol(ctx context.Context, csr []byte) (certificate, roots []by
 	reply, err := onLeader(ctx, s.peers, func(ctx context.Context, to wire.Peer) (*wire.JoinReply, error) {
 		ctx, cancel := context.WithTimeout(ctx, asking)
 		defer cancel()
-		return control.Call[wire.ReenrolRequest, wire.JoinReply](ctx, s.dialer, to, "/reenrol", req)
+		return control.CallAnonymous[wire.ReenrolRequest, wire.JoinReply](ctx, s.dialer, to, "/reenrol", req)
 	})
 	if err != nil {
 		return nil, nil, err

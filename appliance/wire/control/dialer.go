@@ -34,9 +34,11 @@ type DialerConfig struct {
 	// not known. It is asked for peers without an address.
 	Resolve func(nodeID string) string
 	// Dial makes connections; nil means [net.Dialer].
-	Dial   func(ctx context.Context, network, addr string) (net.Conn, error)
+	Dial   dialFunc
 	Logger *slog.Logger
 }
+
+type dialFunc = func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // Dialer reaches managers' control ports with one h2 connection for each, which
 // is made when it is needed and replaced when it breaks or the node has another
@@ -76,14 +78,26 @@ func (d *Dialer) Close() {
 	d.links.closeAll()
 }
 
+// locate is where a peer is reached.
+func (d *Dialer) locate(to wire.Peer) (string, error) {
+	if to.Addr == "" && d.cfg.Resolve != nil {
+		to.Addr = d.cfg.Resolve(to.NodeID)
+	}
+	if to.Addr == "" {
+		return "", object.Errorf(errdefs.ErrUnavailable, "dial node %s: its address is not known", to.NodeID)
+	}
+	return to.Addr, nil
+}
+
 // connect makes a connection to node to, which may be empty, at addr, or where
 // the node is known to be.
 func (d *Dialer) connect(ctx context.Context, id *Identity, in *links, proto, to, addr string) (*tls.Conn, error) {
-	if addr == "" && d.cfg.Resolve != nil {
-		addr = d.cfg.Resolve(to)
+	addr, err := d.locate(wire.Peer{NodeID: to, Addr: addr})
+	if err != nil {
+		return nil, err
 	}
-	if addr == "" {
-		return nil, object.Errorf(errdefs.ErrUnavailable, "dial node %s: its address is not known", to)
+	if id.own() == nil {
+		return nil, object.Errorf(errdefs.ErrUnavailable, "dial %s: this node has no certificate", addr)
 	}
 	conn, err := shake(ctx, d.cfg.Dial, in, addr, id.clientTLS(proto, to))
 	if err != nil {
@@ -108,7 +122,7 @@ func (d *Dialer) connect(ctx context.Context, id *Identity, in *links, proto, to
 }
 
 // shake makes a connection and its handshake.
-func shake(ctx context.Context, dial func(context.Context, string, string) (net.Conn, error), in *links, addr string, cfg *tls.Config) (*tls.Conn, error) {
+func shake(ctx context.Context, dial dialFunc, in *links, addr string, cfg *tls.Config) (*tls.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
 	raw, err := dial(ctx, "tcp", addr)
@@ -171,9 +185,11 @@ func (d *Dialer) forget(to wire.Peer, p *peer) {
 // reserve gives a connection on which one request may be made, and the identity
 // that it was made with.
 func (d *Dialer) reserve(ctx context.Context, to wire.Peer) (*http.ClientConn, *link, *Identity, error) {
-	if to.Addr == "" && d.cfg.Resolve != nil {
-		to.Addr = d.cfg.Resolve(to.NodeID)
+	addr, err := d.locate(to)
+	if err != nil {
+		return nil, nil, nil, err
 	}
+	to.Addr = addr
 	p, err := d.peer(to)
 	if err != nil {
 		return nil, nil, nil, err
@@ -186,7 +202,7 @@ func (d *Dialer) reserve(ctx context.Context, to wire.Peer) (*http.ClientConn, *
 	defer func() { <-p.turn }()
 	id := d.cfg.Identity()
 	if p.conn != nil {
-		if slices.Equal(p.leaf, id.Certificate.Certificate[0]) && p.conn.Reserve() == nil {
+		if slices.Equal(p.leaf, id.own()) && p.conn.Reserve() == nil {
 			return p.conn, p.link, id, nil
 		}
 		retire(p.conn)
@@ -211,7 +227,7 @@ func (d *Dialer) reserve(ctx context.Context, to wire.Peer) (*http.ClientConn, *
 			d.forget(to, p)
 		}
 	})
-	p.conn, p.link, p.leaf = cc, linkOf(conn), id.Certificate.Certificate[0]
+	p.conn, p.link, p.leaf = cc, linkOf(conn), id.own()
 	return p.conn, p.link, id, nil
 }
 

@@ -7,7 +7,8 @@
 // again by [Port.Review], which ends all connections, and with them their
 // streams, whose standing has changed. A connection belongs to one [Class], and
 // each class has a mux of its own that shares nothing with the others': a route
-// that a class was not given does not exist for it. No connection outlives its
+// that a class was not given does not exist for it. What a node asks for as the
+// other class of nodes, it asks for as its own. No connection outlives its
 // certificates. Only what the caller's own certificate says is believed:
 // nobody's identity is passed on by another.
 //

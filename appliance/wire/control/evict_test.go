@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -213,6 +214,26 @@ func TestConnections_EndWithTheirCertificates(t *testing.T) {
 	_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
 	if _, err := c.Read(make([]byte, 1)); err == nil || isTimeout(err) {
 		t.Errorf("stream after the server's certificate's end: %v", err)
+	}
+}
+
+// A node whose certificate has expired has an anonymous way back in.
+func TestCallAnonymous_NeedsNoCertificate(t *testing.T) {
+	w := newWorld(t, control.Route{For: []control.Class{control.Anonymous}, Pattern: "POST /reenrol", Handler: control.Handle(echo)})
+	w.book.set("w1", pki.Worker, 0)
+	expired := w.Identity(t, "w1", pki.Worker, 3, 2*time.Hour, time.Hour)
+	got, err := control.CallAnonymous[ask, reply](within(t, 5*time.Second), dialer(t, expired), w.peer, "/reenrol", &ask{"hi"})
+	if err != nil || got.Text != ":hi" {
+		t.Errorf("got %v, %v", got, err)
+	}
+	elsewhere := w.peer
+	elsewhere.NodeID = "m2"
+	if _, err := control.CallAnonymous[ask, reply](within(t, 5*time.Second), dialer(t, expired), elsewhere, "/reenrol", &ask{"hi"}); err == nil {
+		t.Error("another manager was told")
+	}
+	none := dialer(t, &control.Identity{})
+	if _, err := control.Call[ask, reply](within(t, 5*time.Second), none, w.peer, "/reenrol", &ask{}); err == nil || !strings.Contains(err.Error(), "this node has no certificate") {
+		t.Errorf("call without a certificate: got %v", err)
 	}
 }
 

@@ -46,13 +46,13 @@ func (i *Identity) check(h hello, n pki.Node) error {
 	}
 	switch {
 	case h.Protocol != Protocol:
-		return refuse("node %s speaks version %d of the control protocol, this manager speaks version %d", h.From, h.Protocol, Protocol)
+		return refuse("node %s speaks version %d of the control protocol, this manager speaks version %d", n.ID, h.Protocol, Protocol)
 	case h.Cluster != i.Cluster:
-		return refuse("node %s is of swarm %s, this manager is of swarm %s", h.From, h.Cluster, i.Cluster)
+		return refuse("node %s is of swarm %.64s, this manager is of swarm %s", n.ID, h.Cluster, i.Cluster)
 	case h.From != n.ID:
-		return refuse("node %s has the certificate of node %s", h.From, n.ID)
+		return refuse("node %.64s has the certificate of node %s", h.From, n.ID)
 	case h.To != "" && h.To != i.NodeID:
-		return refuse("this is manager %s, not %s", i.NodeID, h.To)
+		return refuse("this is manager %s, not %.64s", i.NodeID, h.To)
 	case h.Epoch < i.Epoch && n.Role == pki.Manager:
 		return refuse("the swarm was recovered with --force-new-cluster without node %s: run \"docker swarm leave --force\" on it and let it join again", h.From)
 	case h.Epoch > i.Epoch:

@@ -40,6 +40,14 @@ func (i *Identity) Role() string {
 // Class is the class of callers that the node belongs to.
 func (i *Identity) Class() Class { return classOf(i.Role()) }
 
+// own is the node's certificate in DER, or nil.
+func (i *Identity) own() []byte {
+	if len(i.Certificate.Certificate) == 0 {
+		return nil
+	}
+	return i.Certificate.Certificate[0]
+}
+
 // trustsAll tells whether all of roots are still trusted.
 func (i *Identity) trustsAll(roots []*x509.Certificate) bool {
 	return !slices.ContainsFunc(roots, func(r *x509.Certificate) bool { return !slices.ContainsFunc(i.Roots, r.Equal) })

@@ -110,10 +110,10 @@ func exchange(ctx context.Context, path string, req, resp any, do func(*http.Req
 		return fmt.Errorf("read answer: %w: %w", ErrUnanswered, err)
 	}
 	if len(b) > MaxBody {
-		return errors.New("read answer: it is too large")
+		return fmt.Errorf("read answer: %w: it is too large", ErrUnanswered)
 	}
 	if err := object.Decode(b, resp); err != nil {
-		return fmt.Errorf("decode answer: %w", err)
+		return fmt.Errorf("decode answer: %w: %w", ErrUnanswered, err)
 	}
 	return nil
 }
@@ -188,7 +188,7 @@ func refused(resp *http.Response) error {
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxRefusal))
 	if err != nil {
-		return fmt.Errorf("read refusal: %w", err)
+		return fmt.Errorf("read refusal: %w: %w", ErrUnanswered, err)
 	}
 	if resp.StatusCode == http.StatusMisdirectedRequest {
 		e := new(NotLeader)
