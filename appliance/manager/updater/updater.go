@@ -4,7 +4,8 @@
 // It keeps no state: what an update did is read from the tasks it made, so a
 // new leader goes on where the old one stopped. It says which slots to replace;
 // the orchestrator does it. An update that fails pauses or is rolled back, as
-// the service says; a rollback that fails always pauses.
+// the service says; a rollback that fails always pauses. A task that takes an
+// hour for one state on its way to run has failed, for an update.
 package updater
 
 import (
@@ -18,6 +19,11 @@ import (
 
 const (
 	defaultMonitor = 5 * time.Second
+	// stuck is how long a task may be in one state on its way to run before it
+	// counts as failed, beside the time that its health check gives it. A task
+	// that waits for a node is not on its way: that says why, and may well be
+	// meant.
+	stuck = time.Hour
 
 	msgUpdating   = "update in progress"
 	msgCompleted  = "update completed"
@@ -112,7 +118,7 @@ func Plan(svc *object.Service, slots []Slot, now time.Time) Decision {
 		status, d.Status = &s, &s
 	}
 	cfg := Config(svc)
-	p := look(slots, *status.StartedAt, cfg, now)
+	p := look(slots, *status.StartedAt, cfg, patience(svc), now)
 	if p.failed != nil && cfg.FailureAction != swarm.UpdateFailureActionContinue &&
 		float32(p.failures)/float32(max(1, p.changed+len(dirty))) > cfg.MaxFailureRatio {
 		if cfg.FailureAction == swarm.UpdateFailureActionRollback && svc.PreviousSpec != nil && !rollingBack(status) {
@@ -147,10 +153,31 @@ type progress struct {
 	failed      *object.Task // the last of them
 	lastRunning time.Time    // when the last slot was done
 	next        time.Time
+	stuck       time.Duration // how long a task may take for one state
 }
 
-func look(slots []Slot, started time.Time, cfg swarm.UpdateConfig, now time.Time) progress {
-	var p progress
+func (p *progress) wake(at time.Time) {
+	if p.next.IsZero() || !at.IsZero() && at.Before(p.next) {
+		p.next = at
+	}
+}
+
+// patience is when a task that does not run yet has failed, zero if never.
+func (p *progress) patience(t *object.Task) time.Time {
+	rank := object.Rank(t.Status.State)
+	if rank < object.Rank(swarm.TaskStateAssigned) || rank >= object.Rank(swarm.TaskStateRunning) ||
+		t.DesiredState != swarm.TaskStateRunning {
+		return time.Time{}
+	}
+	since := t.Status.Timestamp // when it was assigned
+	if t.AppliedAt != 0 {
+		since = time.Unix(0, t.AppliedAt)
+	}
+	return since.Add(p.stuck)
+}
+
+func look(slots []Slot, started time.Time, cfg swarm.UpdateConfig, stuck time.Duration, now time.Time) progress {
+	p := progress{stuck: stuck}
 	for _, s := range slots {
 		touched, busy := false, false
 		for _, t := range s.New {
@@ -167,7 +194,13 @@ func look(slots []Slot, started time.Time, cfg swarm.UpdateConfig, now time.Time
 			}
 			at := runningSince(t)
 			if at.IsZero() {
-				busy = true
+				if end := p.patience(t); end.IsZero() || end.After(now) {
+					busy = true
+					p.wake(end)
+				} else {
+					p.failures++
+					p.failed = t
+				}
 				continue
 			}
 			if at.After(p.lastRunning) {
@@ -175,9 +208,7 @@ func look(slots []Slot, started time.Time, cfg swarm.UpdateConfig, now time.Time
 			}
 			if free := at.Add(cfg.Delay); free.After(now) {
 				busy = true
-				if p.next.IsZero() || free.Before(p.next) {
-					p.next = free
-				}
+				p.wake(free)
 			}
 		}
 		if touched {
@@ -188,6 +219,15 @@ func look(slots []Slot, started time.Time, cfg swarm.UpdateConfig, now time.Time
 		}
 	}
 	return p
+}
+
+// patience is how long a task of the service may be in one state.
+func patience(svc *object.Service) time.Duration {
+	if c := svc.Spec.TaskTemplate.ContainerSpec; c != nil && c.Healthcheck != nil {
+		h := c.Healthcheck
+		return stuck + h.StartPeriod + time.Duration(max(1, h.Retries))*(h.Interval+h.Timeout)
+	}
+	return stuck
 }
 
 // runningSince is when a task began to run, or zero if it does not run.

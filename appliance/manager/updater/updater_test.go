@@ -56,12 +56,29 @@ func TestPlan(t *testing.T) {
 		{
 			name: "waits for the one that starts", status: updating,
 			slots: []updater.Slot{clean(fresh(swarm.TaskStateStarting, 0, 0)), dirty},
+			want:  updater.Decision{Replace: []int{}, Next: at(3600)},
+		},
+		{
+			name: "but not for ever", status: updating,
+			slots: []updater.Slot{clean(fresh(swarm.TaskStateStarting, 0, 20-3600)), dirty},
+			want: updater.Decision{Status: &swarm.UpdateStatus{
+				State: "paused", StartedAt: &start, Message: "update paused due to failure or early termination of task t",
+			}},
+		},
+		{
+			name: "nor when failures are ignored", status: updating, config: &swarm.UpdateConfig{Parallelism: 1, FailureAction: "continue"},
+			slots: []updater.Slot{clean(fresh(swarm.TaskStatePreparing, 0, 20-3600)), dirty},
+			want:  updater.Decision{Replace: []int{1}},
+		},
+		{
+			name: "it waits for a node as long as that takes", status: updating,
+			slots: []updater.Slot{clean(fresh(swarm.TaskStatePending, 0, 20-3600)), dirty},
 			want:  updater.Decision{Replace: []int{}},
 		},
 		{
 			name: "several at once", status: updating, config: &swarm.UpdateConfig{Parallelism: 2},
 			slots: []updater.Slot{clean(fresh(swarm.TaskStateStarting, 0, 0)), dirty, dirty},
-			want:  updater.Decision{Replace: []int{1}},
+			want:  updater.Decision{Replace: []int{1}, Next: at(3600)},
 		},
 		{
 			name: "all at once", status: updating, config: &swarm.UpdateConfig{},
