@@ -105,6 +105,8 @@ type command = func(ts *testscript.TestScript, neg bool, args []string)
 //	setid NAME COMMAND…           set an environment variable to what it prints
 //	busybox                       load the image busybox:latest
 //	busyboxarchive FILE           write the same image as an archive below the node's directory
+//	unlock FILE                   docker swarm unlock with the key that is in a file
+//	resealed N                    wait until the node has changed its keys N times
 //	inorder                       stdout is "line 0", "line 1" and so on without a gap
 //	restarts N                    kill and start the node N times
 //	pause DURATION                let time pass
@@ -135,6 +137,8 @@ func commands() map[string]command {
 			ts.Check(os.MkdirAll(filepath.Dir(path), 0o755))
 			BusyboxArchive(failing(ts), path)
 		},
+		"unlock":   cmdUnlock,
+		"resealed": cmdResealed,
 		"inorder":  cmdInOrder,
 		"restarts": cmdRestarts,
 		"pause": func(ts *testscript.TestScript, _ bool, args []string) {
@@ -196,6 +200,14 @@ func output(ts *testscript.TestScript, args []string) (stdout, stderr string, er
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	var out, errs bytes.Buffer
+	cmd := program(ctx, ts, args)
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err = cmd.Run()
+	return out.String(), errs.String(), err
+}
+
+// program is a command with the script's environment.
+func program(ctx context.Context, ts *testscript.TestScript, args []string) *exec.Cmd {
 	path := args[0]
 	for dir := range strings.SplitSeq(ts.Getenv("PATH"), ":") {
 		if !strings.Contains(path, "/") {
@@ -207,9 +219,7 @@ func output(ts *testscript.TestScript, args []string) (stdout, stderr string, er
 	cmd := exec.CommandContext(ctx, path, args[1:]...)
 	cmd.Dir = ts.MkAbs(".")
 	cmd.Env = append(os.Environ(), "DOCKER_HOST="+node(ts).Host(), "DOCKER_CONFIG="+ts.Getenv("DOCKER_CONFIG"), "PATH="+ts.Getenv("PATH"))
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	err = cmd.Run()
-	return out.String(), errs.String(), err
+	return cmd
 }
 
 func isFile(path string) bool {
