@@ -22,7 +22,7 @@ type Config struct {
 	Seed   uint64
 	Timing replica.Timing // zero is that of production
 	// Lead, if there is one, is what a member does while it leads.
-	Lead func(ctx context.Context, c *Cluster, i int) error
+	Lead func(ctx context.Context, c *Cluster, name string, m *replica.Member) error
 	// Trace is nil for tests that look for themselves.
 	Trace *Trace
 	// Wrap, if there is one, changes a member's transport.
@@ -51,6 +51,8 @@ type Cluster struct {
 // node is a machine. All but its name is guarded by the cluster's mu.
 type node struct {
 	name   string
+	id     string // of the member; another one after it was removed
+	stints int
 	disk   *Disk
 	epoch  uint64
 	member *replica.Member // nil while it is down
@@ -76,7 +78,7 @@ func NewCluster(tb testing.TB, cfg Config) *Cluster {
 	}
 	var conf raft.Configuration
 	for i := range cfg.Size {
-		n := &node{name: fmt.Sprint("n", i+1), disk: NewDisk(cfg.Seed*16 + uint64(i))}
+		n := &node{name: fmt.Sprint("n", i+1), id: fmt.Sprint("n", i+1), disk: NewDisk(cfg.Seed*16 + uint64(i))}
 		conf.Servers = append(conf.Servers, raft.Server{ID: raft.ServerID(n.name), Address: raft.ServerAddress(n.name)})
 		c.nodes = append(c.nodes, n)
 	}
@@ -148,7 +150,7 @@ func (c *Cluster) Start(i int) {
 		wire = c.cfg.Wrap(wire)
 	}
 	m, err := replica.Open(replica.Config{
-		ID: n.name, NodeID: n.name, ClusterID: "test", Transport: wire, Timing: c.cfg.Timing, Forward: forwarder{c, n},
+		ID: n.id, NodeID: n.name, ClusterID: "test", Transport: wire, Timing: c.cfg.Timing, Forward: forwarder{c, n},
 		Stores: &replica.Stores{Log: n.disk, Stable: n.disk, Snapshots: n.disk}, Logger: log,
 	})
 	if err != nil {
@@ -160,18 +162,18 @@ func (c *Cluster) Start(i int) {
 	c.runs.Go(func() {
 		defer close(done)
 		defer cancel()
-		err := m.Run(ctx, c.lead(i))
+		err := m.Run(ctx, c.lead(n.name, m))
 		_ = end.Close()
 		c.ended(n, m, err)
 	})
 	c.runs.Go(func() { c.watch(ctx, n.name, epoch, m) })
 }
 
-func (c *Cluster) lead(i int) func(context.Context) error {
+func (c *Cluster) lead(name string, m *replica.Member) func(context.Context) error {
 	if c.cfg.Lead == nil {
 		return nil
 	}
-	return func(ctx context.Context) error { return c.cfg.Lead(ctx, c, i) }
+	return func(ctx context.Context) error { return c.cfg.Lead(ctx, c, name, m) }
 }
 
 // ended notes the end of a member, which may have crashed before.
@@ -184,7 +186,7 @@ func (c *Cluster) ended(n *node, m *replica.Member, err error) {
 	}
 	c.mu.Unlock()
 	switch {
-	case !mine || err == nil:
+	case !mine || err == nil || errors.Is(err, replica.ErrRemoved):
 	case errors.Is(err, errDisk), errors.Is(err, replica.ErrStalled):
 		c.Trace.Log("%s died: %v", n.name, err)
 	default:

@@ -22,7 +22,7 @@ func (c *Cluster) disturb(r *rand.Rand) string {
 		}
 	}
 	a, b := c.Name(i), c.Name(j)
-	switch r.IntN(18) {
+	switch r.IntN(22) {
 	case 0, 1:
 		c.Partition(i)
 		return "cut off " + a
@@ -75,7 +75,14 @@ func (c *Cluster) disturb(r *rand.Rand) string {
 		return "mend all"
 	case 16:
 		c.startAll()
-		return "start all"
+		c.admit()
+		return "start and admit all"
+	case 17, 18:
+		return "replace " + a + c.Replace(i)
+	case 19:
+		return "demote " + a + c.demote(i)
+	case 20:
+		return "transfer leadership" + c.transfer()
 	default:
 		c.Net.Heal()
 		return "heal the network"
@@ -92,6 +99,7 @@ func (c *Cluster) startAll() {
 func (c *Cluster) Rest(d time.Duration) {
 	for end := time.Now().Add(d); time.Now().Before(end); <-time.After(time.Second) {
 		c.Mend()
+		c.admit()
 	}
 }
 

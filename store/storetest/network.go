@@ -177,7 +177,7 @@ func (e *Endpoint) Dial(address raft.ServerAddress, timeout time.Duration) (net.
 		delete(n.links, l)
 	}()
 	select {
-	case other.accept <- l.ends[3]:
+	case other.accept <- &accepted{l.ends[3], addr(e.name)}:
 		return l.ends[0], nil
 	case <-other.dead:
 	case <-e.dead:
@@ -247,6 +247,14 @@ func (e *Endpoint) Close() error {
 
 // Addr implements net.Listener.
 func (e *Endpoint) Addr() net.Addr { return addr(e.name) }
+
+// accepted is a connection that knows who made it.
+type accepted struct {
+	net.Conn
+	from addr
+}
+
+func (a *accepted) RemoteAddr() net.Addr { return a.from }
 
 type addr string
 

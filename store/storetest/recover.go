@@ -17,7 +17,7 @@ func (c *Cluster) Recover(i int, epoch uint64) {
 	n := c.nodes[i]
 	n.epoch = epoch
 	rc := raft.DefaultConfig()
-	rc.LocalID = raft.ServerID(n.name)
+	rc.LocalID = raft.ServerID(n.id)
 	_, wire := raft.NewInmemTransport(raft.ServerAddress(n.name))
 	self := raft.Configuration{Servers: []raft.Server{{ID: rc.LocalID, Address: raft.ServerAddress(n.name)}}}
 	if err := raft.RecoverCluster(rc, &fsm{store.New()}, n.disk, n.disk, n.disk, wire, self); err != nil {
