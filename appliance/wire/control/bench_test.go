@@ -44,6 +44,7 @@ func BenchmarkStream(b *testing.B) {
 }
 
 func benchmarkStream(b *testing.B, size int, up bool) {
+	b.Helper()
 	frame := make([]byte, size)
 	w := newWorld(b, control.Route{For: members(), Pattern: "POST /bulk", Handler: control.Stream(
 		func(ctx context.Context, _ pki.Node, _ *http.Request, conn net.Conn) error {
@@ -102,10 +103,10 @@ func BenchmarkIdle(b *testing.B) {
 			for {
 				c, err := session.ReadByte()
 				if err != nil {
-					return nil
+					return err
 				}
 				if _, err = conn.Write([]byte{c}); err != nil {
-					return nil
+					return err
 				}
 			}
 		})})

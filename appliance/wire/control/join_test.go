@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -76,7 +77,7 @@ func (s *impostor) heard() string {
 // chain.
 func serving(id *control.Identity, more ...[]byte) *tls.Config {
 	c := id.Certificate
-	c.Certificate = append(c.Certificate[:len(c.Certificate):len(c.Certificate)], more...)
+	c.Certificate = append(slices.Clip(c.Certificate), more...)
 	return &tls.Config{Certificates: []tls.Certificate{c}, NextProtos: []string{"h2", "skep-raft/1"}, ClientAuth: tls.RequestClientCert}
 }
 
