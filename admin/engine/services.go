@@ -87,11 +87,12 @@ func modeOf(m swarm.ServiceMode) string {
 }
 
 // serviceStatus counts a service's tasks. Running ones count whatever is
-// desired of them, so that an update that starts first shows 4/3.
+// desired of them, so that an update that starts first shows 4/3; but not those
+// that are replaced because their node is down, of which nothing is known.
 func serviceStatus(s *store.Snapshot, o *object.Service) *swarm.ServiceStatus {
 	var status swarm.ServiceStatus
 	for t := range s.Tasks.By(store.ByService, o.ID) {
-		if t.Status.State == swarm.TaskStateRunning {
+		if t.Status.State == swarm.TaskStateRunning && (t.DesiredState == swarm.TaskStateRunning || !isDown(s, t.NodeID)) {
 			status.RunningTasks++
 		}
 		if o.Spec.Mode.Global != nil && t.DesiredState == swarm.TaskStateRunning {
@@ -102,6 +103,11 @@ func serviceStatus(s *store.Snapshot, o *object.Service) *swarm.ServiceStatus {
 		status.DesiredTasks = *m.Replicas
 	}
 	return &status
+}
+
+func isDown(s *store.Snapshot, node string) bool {
+	n, ok := s.Nodes.Get(node)
+	return !ok || n.Status.State == swarm.NodeStateDown
 }
 
 func (a *API) inspectService(w http.ResponseWriter, r *http.Request) error {
