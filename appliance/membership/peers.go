@@ -21,6 +21,7 @@ type peers struct {
 	mu     sync.Mutex
 	all    []wire.Peer // guarded by mu
 	leader string      // guarded by mu; a node ID
+	lost   string      // guarded by mu; a node that is asked last
 }
 
 // set is false if these are known already.
@@ -43,7 +44,17 @@ func (p *peers) list() []wire.Peer {
 func (p *peers) lead(node string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.leader = node
+	p.leader, p.lost = node, ""
+}
+
+// doubt notes that what connected the node to the one that leads has ended. If
+// that one is dead, to ask it first would be to wait.
+func (p *peers) doubt() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.leader != "" {
+		p.leader, p.lost = "", p.leader
+	}
 }
 
 // addr is where a manager is reached, or "" if that is not known.
@@ -58,22 +69,15 @@ func (p *peers) addr(node string) string {
 	return ""
 }
 
-// inOrder is whom to ask: who leads first, then the others, at random.
+// inOrder is whom to ask: who leads first, then the others, at random, and last
+// who led when the connection to it was lost.
 func (p *peers) inOrder() []wire.Peer {
 	all := p.list()
 	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	p.mu.Lock()
-	leader := p.leader
+	rank := map[string]int{p.lost: 1, p.leader: -1}
 	p.mu.Unlock()
-	slices.SortStableFunc(all, func(a, b wire.Peer) int {
-		switch {
-		case a.NodeID == leader && b.NodeID != leader:
-			return -1
-		case b.NodeID == leader && a.NodeID != leader:
-			return 1
-		}
-		return 0
-	})
+	slices.SortStableFunc(all, func(a, b wire.Peer) int { return rank[a.NodeID] - rank[b.NodeID] })
 	return all
 }
 

@@ -225,6 +225,7 @@ func (s *stay) dialLeader(ctx context.Context) (net.Conn, error) {
 			return h.manager.Dial(ctx, s.node)
 		}
 	}
+	s.peers.doubt() // or this session would not be needed
 	return onLeader(ctx, s.peers, func(ctx context.Context, to wire.Peer) (net.Conn, error) {
 		return s.dialer.Stream(ctx, to, "/session")
 	})

@@ -15,8 +15,6 @@ const (
 	// settle is how long a node whose session ended has to begin another before
 	// it is called disconnected.
 	settle = time.Second
-	// quick is how long a node may be silent that gossip believes dead: one beat.
-	quick = period + 2*jitter
 
 	msgLeader  = `Node moved to "unknown" state due to leadership change in cluster`
 	msgMissed  = "heartbeat failure"
@@ -32,9 +30,10 @@ type clock struct {
 }
 
 // down is when the node is down, as far as is known now. Gossip alone never
-// makes a node down: it only takes away the patience with one that is silent.
-func (c *clock) down(dead bool) time.Time {
-	if soon := c.heard.Add(quick); dead && soon.Before(c.until) {
+// makes a node down: it only takes away the patience with one that is silent for
+// more than a beat.
+func (c *clock) down(dead bool, period time.Duration) time.Time {
+	if soon := c.heard.Add(period + 2*period/inexact); dead && soon.Before(c.until) {
 		return soon
 	}
 	return c.until
@@ -76,6 +75,7 @@ func (t *term) start(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	snap := t.cfg.Store.Snapshot()
+	period := t.period()
 	t.managers.Store(managers(snap))
 	for n := range snap.Nodes.All() {
 		if n.Status.State == swarm.NodeStateDown {
@@ -130,8 +130,9 @@ func (t *term) watch(ctx context.Context) error {
 func (t *term) expire(now time.Time) (next time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	period := t.period()
 	for node, c := range t.clocks {
-		if at := c.down(t.beliefs.is(node)); at.After(now) {
+		if at := c.down(t.beliefs.is(node), period); at.After(now) {
 			next = loop.Earliest(next, at)
 		} else {
 			t.giveUp(node)

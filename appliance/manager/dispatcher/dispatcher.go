@@ -33,8 +33,13 @@ import (
 )
 
 const (
-	period  = 5 * time.Second // between the beats of a node
-	jitter  = 500 * time.Millisecond
+	// A node beats this often unless the swarm's spec says otherwise, within
+	// these bounds, and not exactly: a tenth more or less.
+	usualPeriod = 5 * time.Second
+	minPeriod   = time.Second
+	maxPeriod   = time.Minute
+	inexact     = 10
+
 	missed  = 3 // beats until a node is down
 	grace   = 6 // the same, after a change of leader
 	timeout = 5 * time.Second
@@ -161,7 +166,17 @@ func errNotLeading() error {
 	return object.Errorf(errdefs.ErrUnavailable, "this manager does not lead the swarm")
 }
 
+// period is the time between the beats of a node.
+func (t *term) period() time.Duration {
+	c := t.cfg.Store.Snapshot().Cluster()
+	if c == nil || c.Spec.Dispatcher.HeartbeatPeriod <= 0 {
+		return usualPeriod
+	}
+	return min(max(c.Spec.Dispatcher.HeartbeatPeriod, minPeriod), maxPeriod)
+}
+
 // nextPeriod is the time until a node's next beat: not the same for all.
-func nextPeriod() time.Duration {
-	return period - jitter + rand.N(2*jitter)
+func (t *term) nextPeriod() time.Duration {
+	p := t.period()
+	return p - p/inexact + rand.N(2*p/inexact)
 }

@@ -130,9 +130,10 @@ func address(conn net.Conn) string {
 
 // listen takes in what the node says.
 func (t *term) listen(s *session) error {
-	patience := missed * (period + jitter)
 	for {
-		m, err := s.conn.Receive(patience)
+		// A node learns of a shorter period with its next beat.
+		p := max(t.period(), usualPeriod)
+		m, err := s.conn.Receive(missed * (p + p/inexact))
 		if err != nil {
 			return err
 		}
@@ -166,7 +167,7 @@ func (t *term) describe(s *session, d *wire.Describe) {
 
 // talk sends the node what it is to know.
 func (t *term) talk(ctx context.Context, s *session) error {
-	welcome := &wire.Welcome{Session: object.NewID(), Period: nextPeriod()}
+	welcome := &wire.Welcome{Session: object.NewID(), Period: t.nextPeriod()}
 	if err := s.send(&wire.Message{Welcome: welcome}); err != nil {
 		return err
 	}
@@ -194,7 +195,7 @@ func (t *term) talk(ctx context.Context, s *session) error {
 // tell sends what is in the outbox.
 func (t *term) tell(s *session, sent *sent, o outbox) error {
 	if o.beat {
-		next := nextPeriod()
+		next := t.nextPeriod()
 		t.alive(s, time.Now().Add(missed*next))
 		if err := s.send(&wire.Message{Beat: &wire.Beat{Period: next}}); err != nil {
 			return err

@@ -75,7 +75,7 @@ func (t *term) register(s *session, now time.Time) error {
 		close(old.replaced)
 	}
 	t.sessions[s.node] = s
-	t.clocks[s.node] = &clock{until: now.Add(missed * period), heard: now}
+	t.clocks[s.node] = &clock{until: now.Add(missed * t.period()), heard: now}
 	signal(t.soon)
 	return nil
 }
