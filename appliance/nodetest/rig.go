@@ -192,6 +192,7 @@ func (n *Node) AwaitReady(tb testing.TB) {
 // API is an HTTP client of the node's socket, whatever the host in the URL.
 func (n *Node) API() *http.Client {
 	return &http.Client{Transport: &http.Transport{
+		MaxIdleConnsPerHost: 64,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", n.Path("skep.sock"))
 		},
@@ -217,6 +218,9 @@ func (n *Node) Client() *http.Client {
 
 // PID is the node's process.
 func (n *Node) PID() int { return n.cmd.Process.Pid }
+
+// Running says whether the node was started and not ended by the test.
+func (n *Node) Running() bool { return n.cmd != nil }
 
 // Kill ends the node as a crash would and waits for its end. Its containers go on.
 func (n *Node) Kill(tb testing.TB) {

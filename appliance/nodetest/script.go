@@ -99,6 +99,7 @@ type command = func(ts *testscript.TestScript, neg bool, args []string)
 //	node launch                   start it, and do not wait until it is ready
 //	docker ARGS…, skep ARGS…      the command lines
 //	until [-count=N] REGEXP COMMAND…   run it until it succeeds and prints REGEXP (N times)
+//	until -fails REGEXP COMMAND…       run it until it fails and its complaint is REGEXP
 //	within COMMAND…               run it in the node's network namespace
 //	get URL                       print what a GET from the node's namespace answers
 //	udp ADDRESS TEXT              print what answers a packet from the node's namespace
@@ -255,15 +256,17 @@ func cmdWithin(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
-	count := 1
+	count, fails := 1, false
 	if len(args) > 0 && strings.HasPrefix(args[0], "-count=") {
 		var err error
 		count, err = strconv.Atoi(strings.TrimPrefix(args[0], "-count="))
 		ts.Check(err)
 		args = args[1:]
+	} else if len(args) > 0 && args[0] == "-fails" {
+		fails, args = true, args[1:]
 	}
 	if len(args) < 2 {
-		ts.Fatalf("usage: until [-count=N] REGEXP COMMAND...")
+		ts.Fatalf("usage: until [-count=N|-fails] REGEXP COMMAND...")
 	}
 	want, err := regexp.Compile("(?m)" + args[0])
 	ts.Check(err)
@@ -279,7 +282,10 @@ func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 		} else {
 			out, errs, err = output(ts, args)
 		}
-		if err == nil && (len(want.FindAllString(out, -1)) >= count) != neg {
+		if fails {
+			out = errs
+		}
+		if (err != nil) == fails && (len(want.FindAllString(out, -1)) >= count) != neg {
 			fmt.Fprint(ts.Stdout(), out)
 			return
 		}

@@ -117,23 +117,21 @@ func (s *Swarm) Form(tb testing.TB, names ...string) {
 	for _, name := range names[1:] {
 		s.Node(tb, name).AwaitReady(tb)
 	}
-	docker := first.CLI(tb, s.Docker)
-	var out string
-	if !Eventually(func() bool {
-		out = docker.Run("node", "ls", "--format", "{{.Status}} {{.ManagerStatus}}")
-		return strings.Count(out, "Ready") == len(names) && strings.Count(out, "Leader")+strings.Count(out, "Reachable") == s.count(names)
-	}) {
-		tb.Fatalf("the swarm is not complete:\n%s", docker.Run("node", "ls"))
-	}
-}
-
-func (s *Swarm) count(names []string) (managers int) {
+	managers := 0
 	for _, name := range names {
 		if strings.HasPrefix(name, "m") {
 			managers++
 		}
 	}
-	return managers
+	docker := first.CLI(tb, s.Docker)
+	if !Eventually(func() bool {
+		out, err := docker.Try("node", "ls", "--format", "{{.Status}} {{.ManagerStatus}}")
+		return err == nil && strings.Count(out, "Ready") == len(names) && strings.Count(out, "Leader")+strings.Count(out, "Reachable") == managers &&
+			// A manager has no vote at first, and an even one never.
+			strings.Count(first.Log(), "step=promote") >= (managers-1)/2*2
+	}) {
+		tb.Fatalf("the swarm is not complete:\n%s", docker.Run("node", "ls"))
+	}
 }
 
 // WriteToken puts the token of n's role where its node file looks for it.

@@ -25,8 +25,8 @@ import (
 //	partition A B / C D    cuts A and B from C and D; without / from all others
 //	cut FROM TO            one way only
 //	heal                   ends partitions and cuts
-//	leader VAR FROM        sets VAR to the name of the leader, and OTHER to a manager
-//	                       that is not, as FROM sees it
+//	leader VAR FROM [NOT]  waits for a leader that FROM sees, other than NOT, and sets
+//	                       VAR to its name and OTHER to that of another manager
 //	takes MAX COMMAND…     it takes no longer
 //	file NAME PATH         copies a file of a node to the script's directory
 func swarmCommands(words map[string]command) map[string]command {
@@ -119,8 +119,8 @@ func on(ts *testscript.TestScript, name string) (back func()) {
 
 // cmdLeader waits until there is one.
 func cmdLeader(ts *testscript.TestScript, _ bool, args []string) {
-	if len(args) != 2 {
-		ts.Fatalf("usage: leader VAR FROM")
+	if len(args) < 2 || len(args) > 3 {
+		ts.Fatalf("usage: leader VAR FROM [NOT]")
 	}
 	defer on(ts, args[1])()
 	line := regexp.MustCompile(`(?m)^(\S+) (Leader|Reachable)$`)
@@ -139,7 +139,7 @@ func cmdLeader(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		ts.Setenv(args[0], leader)
 		ts.Setenv("OTHER", other)
-		return leader != ""
+		return leader != "" && (len(args) == 2 || leader != args[2])
 	})
 	if !ok {
 		ts.Fatalf("there is no leader")
