@@ -12,9 +12,11 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"skep/admin"
 	"skep/appliance/nodetest"
 	"skep/pki/identity"
 )
@@ -119,8 +121,8 @@ func TestTCP_UnlocksANodeThatShowsItsCertificate(t *testing.T) {
   tls: {client_ca: "`+dir+`/ca.pem"}`, "init: {}", "init: {autolock: true}").Replace(nodetest.File))
 	n.Start(t)
 	docker := n.CLI(t, dockerCLI(t))
-	admin, viewer := newOperator(t, n, dir+"/admin"), newOperator(t, n, dir+"/viewer")
-	if status, _ := admin.do(t, "GET", "/nodes", ""); status != http.StatusOK {
+	boss, viewer := newOperator(t, n, dir+"/admin"), newOperator(t, n, dir+"/viewer")
+	if status, _ := boss.do(t, "GET", "/nodes", ""); status != http.StatusOK {
 		t.Errorf("nodes: got %d", status)
 	}
 	key := unlockKey(docker)
@@ -134,17 +136,17 @@ func TestTCP_UnlocksANodeThatShowsItsCertificate(t *testing.T) {
 		body, answer string
 		status       int
 	}{
-		{admin, "GET", "/_ping", "", "OK", 200},
+		{boss, "GET", "/_ping", "", "OK", 200},
 		{viewer, "GET", "/v1.44/info", "", "", 200},
-		{admin, "GET", "/skep/health", "", `the swarm is locked: unlock it with "docker swarm unlock"`, 503},
-		{admin, "GET", "/nodes", "", "Swarm is encrypted and needs to be unlocked before it can be used.", 503},
+		{boss, "GET", "/skep/health", "", `the swarm is locked: unlock it with "docker swarm unlock"`, 503},
+		{boss, "GET", "/nodes", "", "Swarm is encrypted and needs to be unlocked before it can be used.", 503},
 		{viewer, "POST", "/swarm/unlock", `{"UnlockKey":"` + key + `"}`, "access denied: viewer is viewer", 403},
-		{admin, "POST", "/swarm/unlock", `{"UnlockKey":"SWMKEY-1-x"}`, "invalid key string", 400},
-		{admin, "POST", "/swarm/unlock", `{"UnlockKey":"SWMKEY-1-7c37Cc8654o6p38HnroywCi19pllOnGtbdZEgtKxZu8"}`, "swarm could not be unlocked: invalid key provided", 401},
-		{admin, "POST", "/swarm/unlock", `{"UnlockKey":"` + key + `"}`, "", 200},
-		{admin, "GET", "/swarm/unlockkey", "", `{"UnlockKey":"` + key + `"}`, 200},
-		{admin, "GET", "/skep/health", "", "ready", 200},
-		{admin, "POST", "/swarm/unlock", `{"UnlockKey":"` + key + `"}`, "swarm is not locked", 409},
+		{boss, "POST", "/swarm/unlock", `{"UnlockKey":"SWMKEY-1-x"}`, "invalid key string", 400},
+		{boss, "POST", "/swarm/unlock", `{"UnlockKey":"SWMKEY-1-7c37Cc8654o6p38HnroywCi19pllOnGtbdZEgtKxZu8"}`, "swarm could not be unlocked: invalid key provided", 401},
+		{boss, "POST", "/swarm/unlock", `{"UnlockKey":"` + key + `"}`, "", 200},
+		{boss, "GET", "/swarm/unlockkey", "", `{"UnlockKey":"` + key + `"}`, 200},
+		{boss, "GET", "/skep/health", "", "ready", 200},
+		{boss, "POST", "/swarm/unlock", `{"UnlockKey":"` + key + `"}`, "swarm is not locked", 409},
 	} {
 		status, answer := tt.who.do(t, tt.method, tt.path, tt.body)
 		if status != tt.status || !strings.HasPrefix(answer, tt.answer) {
@@ -152,6 +154,25 @@ func TestTCP_UnlocksANodeThatShowsItsCertificate(t *testing.T) {
 		}
 	}
 	n.Stop(t)
+
+	// What a locked node was asked to do is on record.
+	front, err := identity.OpenFront(n.Path("data"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer front.Close()
+	var got []string
+	err = admin.ReadAudit(n.Path("data", "audit-locked"), front.Keyring(), func(r admin.Record) error {
+		got = append(got, fmt.Sprintf("%s %s %s %d", r.Principal, r.Pattern, r.Decision, r.Status))
+		return nil
+	})
+	want := []string{
+		"viewer POST /swarm/unlock deny 403", "admin POST /swarm/unlock allow 400",
+		"admin POST /swarm/unlock allow 401", "admin POST /swarm/unlock allow 200",
+	}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("on record are %q, %v; want %q", got, err, want)
+	}
 }
 
 // TestRotation_LeavesNothingForTheOldKey: after a new unlock key, no file of the

@@ -52,11 +52,6 @@ type State struct {
 	Key         seal.Secret `cbor:"key"`
 	Certificate []byte      `cbor:"certificate"`
 	Roots       []byte      `cbor:"roots"`
-
-	// ServerKey and ServerCertificate are those of the admin API on tcp, where
-	// the node file has none; PEM.
-	ServerKey         seal.Secret `cbor:"server_key"`
-	ServerCertificate []byte      `cbor:"server_certificate"`
 }
 
 // Peer is a manager: its node ID and host:port of its control port.
@@ -75,8 +70,6 @@ func (s State) clone() State {
 	s.Roots = slices.Clone(s.Roots)
 	s.Founding = slices.Clone(s.Founding)
 	s.Peers = slices.Clone(s.Peers)
-	s.ServerKey = slices.Clone(s.ServerKey)
-	s.ServerCertificate = slices.Clone(s.ServerCertificate)
 	return s
 }
 
