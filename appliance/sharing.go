@@ -43,6 +43,7 @@ func (s *sharing) Blob(ctx context.Context, q images.Query) (images.Part, error)
 func (n *node) newSharing() *sharing {
 	return &sharing{directory: directory.New(directory.Config{
 		Manager: func(id string) bool { return n.membership.IsManager(id) },
+		Nodes:   func() int { return n.membership.Expected() },
 		Logger:  n.logger.With("part", "images"),
 	})}
 }
@@ -51,13 +52,13 @@ func (n *node) newSharing() *sharing {
 func (n *node) sharingRoutes() []control.Route {
 	nodes := []control.Class{control.Worker, control.Manager}
 	relay := share.NewRelay(share.RelayConfig{
-		NodeID:  func() string { return n.membership.NodeID() },
-		Local:   n.images,
-		Leading: func() error { return n.membership.Leading() },
-		Holders: n.sharing.directory.Holders,
-		Connect: func(ctx context.Context, id string) (net.Conn, error) { return n.membership.Connect(ctx, id) },
-		From:    func(ctx context.Context) string { return control.Caller(ctx).ID },
-		Logger:  n.logger.With("part", "images"),
+		NodeID:    func() string { return n.membership.NodeID() },
+		Local:     n.images,
+		Leading:   func() error { return n.membership.Leading() },
+		Directory: n.sharing.directory,
+		Connect:   func(ctx context.Context, id string) (net.Conn, error) { return n.membership.Connect(ctx, id) },
+		From:      func(ctx context.Context) string { return control.Caller(ctx).ID },
+		Logger:    n.logger.With("part", "images"),
 	})
 	lookup := share.Lookup(n.sharing.directory, func() error { return n.membership.Leading() })
 	return []control.Route{

@@ -5,6 +5,7 @@ import (
 	"net"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/swarm"
 
 	"skep/appliance/wire"
 	"skep/appliance/wire/control"
@@ -57,6 +58,20 @@ func (m *Membership) IsManager(node string) bool {
 	}
 	n, ok := s.Nodes.Get(node)
 	return ok && n.ManagerStatus != nil
+}
+
+// Expected is how many nodes are not known to be down, as far as this one knows.
+func (m *Membership) Expected() (n int) {
+	s, err := m.Replica()
+	if err != nil {
+		return 0
+	}
+	for node := range s.Nodes.All() {
+		if node.Status.State != swarm.NodeStateDown {
+			n++
+		}
+	}
+	return n
 }
 
 // Connect is a connection to what another node serves to managers

@@ -24,8 +24,12 @@ import (
 // to ask several nodes.
 const answerWait = 2 * time.Minute
 
-// lookupWait is how long the manager may take to say what a name means.
-const lookupWait = 5 * time.Second
+// lookupWait is how long it may take to find a manager that says what a name
+// means; after a pause it is asked again.
+const (
+	lookupWait  = 5 * time.Second
+	lookupPause = 300 * time.Millisecond
+)
 
 // ClientConfig is what a Client needs; all of it is required.
 type ClientConfig struct {
@@ -52,11 +56,10 @@ func NewClient(cfg ClientConfig) *Client {
 func (c *Client) Resolve(ctx context.Context, name string) (images.Found, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookupWait)
 	defer cancel()
-	var a *Answer
-	err := c.ask(func(leader wire.Peer) (err error) {
-		a, err = control.Call[Question, Answer](ctx, c.cfg.Dialer, leader, "/lookup", &Question{Name: name})
-		return err
-	})
+	a, err := c.lookup(ctx, name)
+	for errdefs.IsUnavailable(err) && pause(ctx, lookupPause) == nil {
+		a, err = c.lookup(ctx, name)
+	}
 	if err != nil {
 		return images.Found{}, err
 	}
@@ -65,6 +68,25 @@ func (c *Client) Resolve(ctx context.Context, name string) (images.Found, error)
 		return images.Found{}, fmt.Errorf("image %s: digest of its manifest: %w", name, err)
 	}
 	return images.Found{Descriptor: d, Platforms: a.Image.Platforms, Vouched: a.Vouched}, nil
+}
+
+func (c *Client) lookup(ctx context.Context, name string) (a *Answer, err error) {
+	err = c.ask(func(leader wire.Peer) (err error) {
+		a, err = control.Call[Question, Answer](ctx, c.cfg.Dialer, leader, "/lookup", &Question{Name: name})
+		return err
+	})
+	return a, err
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // ask calls f with the leader, and again with the one that the first knows.

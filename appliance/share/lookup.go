@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 
 	"skep/appliance/wire"
 	"skep/pki"
@@ -22,6 +23,17 @@ type Answer struct {
 // Directory knows which node has which images.
 type Directory interface {
 	Lookup(name string) (image wire.Image, vouched, ok bool)
+	Holders(image digest.Digest) []string
+	// Complete reports whether what the directory does not know is nowhere.
+	Complete() bool
+}
+
+// notFound is the error about what a directory does not know.
+func notFound(dir Directory, format string, args ...any) error {
+	if !dir.Complete() {
+		return object.Errorf(errdefs.ErrUnavailable, "not all nodes have told yet what they have")
+	}
+	return object.Errorf(errdefs.ErrNotFound, format, args...)
 }
 
 // Lookup answers questions from a directory, if this manager leads.
@@ -32,7 +44,7 @@ func Lookup(dir Directory, leading func() error) func(context.Context, pki.Node,
 		}
 		image, vouched, ok := dir.Lookup(q.Name)
 		if !ok {
-			return nil, object.Errorf(errdefs.ErrNotFound, "no node of the swarm has image %.300s", q.Name)
+			return nil, notFound(dir, "no node of the swarm has image %.300s", q.Name)
 		}
 		image.Names = nil // nobody asked for them
 		return &Answer{Image: image, Vouched: vouched}, nil

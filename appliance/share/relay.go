@@ -47,8 +47,8 @@ type RelayConfig struct {
 	Local  Local
 	// Leading is nil when this manager leads, and else control's NotLeader.
 	Leading func() error
-	// Holders are the nodes that have an image.
-	Holders func(image digest.Digest) []string
+	// Directory knows the nodes that have an image.
+	Directory Directory
 	// Connect opens a connection to a node's own [Handler].
 	Connect func(ctx context.Context, node string) (net.Conn, error)
 	// From is the node that sent a request.
@@ -145,7 +145,7 @@ func (r *Relay) relay(w http.ResponseWriter, req *http.Request, from string, avo
 		}
 		r.cfg.Logger.InfoContext(req.Context(), "could not get blob from node", "node", node, "blob", d, "err", err)
 	}
-	return object.Errorf(errdefs.ErrNotFound, "no node has blob %s", d)
+	return notFound(r.cfg.Directory, "no node has blob %s", d)
 }
 
 // begin waits for room for a transfer.
@@ -193,7 +193,7 @@ func (r *Relay) leave(from string) {
 // holders are the nodes that have an image: those that answer before those that
 // did not, and those that have least to do first.
 func (r *Relay) holders(image digest.Digest) []string {
-	nodes := slices.Clone(r.cfg.Holders(image))
+	nodes := slices.Clone(r.cfg.Directory.Holders(image))
 	rand.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
 	r.mu.Lock()
 	defer r.mu.Unlock()

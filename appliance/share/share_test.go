@@ -12,12 +12,14 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/opencontainers/go-digest"
 
 	"skep/appliance/share"
+	"skep/appliance/wire"
 	"skep/appliance/wire/control"
 	"skep/exec/images"
 )
@@ -95,6 +97,55 @@ func TestShare_BrokenTransferGoesOnAtTheSameNode(t *testing.T) {
 	if n := s.times("w1", p.layers[0]); n != 3 {
 		t.Errorf("asked %d times, want the layer in three parts", n)
 	}
+}
+
+// TestShare_NewLeaderIsGivenTime breaks a transfer off because another manager
+// leads, who does not know yet what the nodes have.
+func TestShare_NewLeaderIsGivenTime(t *testing.T) {
+	s := newSwarm(t)
+	w1, w2, w3 := s.add("w1"), s.add("w2"), s.add("w3")
+	p := paint(t, "app:1", 4<<20)
+	w1.load(t, p)
+	s.tell()
+	s.expected.Store(4)
+	told := make(chan struct{}, 1)
+	tellLater := func() {
+		time.AfterFunc(time.Second, func() {
+			s.tell()
+			told <- struct{}{}
+		})
+	}
+	forget := sync.OnceFunc(func() {
+		for id, n := range s.nodes {
+			s.dir.Forget(id)
+			n.told = nil
+		}
+		s.dir.Set("m1", &wire.Holdings{Complete: true})
+		tellLater()
+	})
+	broken := cut(1<<20, 1)
+	s.disturb("w1", func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			defer func() {
+				if e := recover(); e != nil {
+					forget()
+					panic(e)
+				}
+			}()
+			broken(h).ServeHTTP(w, r)
+		})
+	})
+	w2.pull(t, p.ref("app"))
+	w2.whole(t, p, p.ref("app"))
+	<-told
+
+	s.dir.Forget("w1")
+	w1.told = nil
+	tellLater()
+	if _, err := w3.Distribution(t.Context(), "app:1", nil); err != nil {
+		t.Errorf("what a tag means: %v", err)
+	}
+	<-told
 }
 
 // TestShare_NodeThatIsGoneIsAskedOnce is about the time in which a session's end
@@ -361,7 +412,7 @@ func TestRelay_OfFollowerGivesOnlyItsOwn(t *testing.T) {
 	w1.load(t, theirs)
 	s.tell()
 	r := share.NewRelay(share.RelayConfig{
-		NodeID: func() string { return "m2" }, Local: m2, Leading: func() error { return &control.NotLeader{Leader: s.m1} }, Holders: s.dir.Holders,
+		NodeID: func() string { return "m2" }, Local: m2, Leading: func() error { return &control.NotLeader{Leader: s.m1} }, Directory: s.dir,
 		Connect: s.connect, From: caller, Logger: s.log,
 	})
 	mux := http.NewServeMux()

@@ -47,6 +47,8 @@ type swarm struct {
 	nodes map[string]*node
 	// missed counts invitations of nodes that are gone.
 	missed atomic.Int32
+	// expected is how many nodes are to have a session.
+	expected atomic.Int32
 
 	mu      sync.Mutex
 	streams map[string]chan net.Conn
@@ -85,10 +87,14 @@ func newSwarm(tb testing.TB) *swarm {
 		tb.Fatal(err)
 	}
 	s.m1 = wire.Peer{NodeID: "m1", Addr: l.Addr().String()}
-	s.dir = directory.New(directory.Config{Manager: func(n string) bool { return n[0] == 'm' }, Logger: s.log})
+	s.dir = directory.New(directory.Config{
+		Manager: func(n string) bool { return n[0] == 'm' },
+		Nodes:   func() int { return int(s.expected.Load()) },
+		Logger:  s.log,
+	})
 	leads := func() error { return nil }
 	s.relay = share.NewRelay(share.RelayConfig{
-		NodeID: func() string { return "m1" }, Local: s.add("m1"), Leading: leads, Holders: s.dir.Holders,
+		NodeID: func() string { return "m1" }, Local: s.add("m1"), Leading: leads, Directory: s.dir,
 		Connect: s.connect, From: caller, Logger: s.log,
 	})
 	everyone := []control.Class{control.Worker, control.Manager}

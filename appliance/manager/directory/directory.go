@@ -13,6 +13,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -30,12 +31,17 @@ const (
 	maxBytes     = 8 << 20 // of names, types and platforms, of a node
 )
 
+// gathering is how long a new leader waits for nodes to tell what they have.
+const gathering = 5 * time.Second
+
 // Config is what a Directory needs.
 type Config struct {
 	// Manager says whether a node is a manager. It is called while nodes
 	// cannot change: it must not call the directory.
 	Manager func(node string) bool
-	Logger  *slog.Logger
+	// Nodes is how many nodes are to have a session.
+	Nodes  func() int
+	Logger *slog.Logger
 }
 
 // Directory is safe for concurrent use.
@@ -43,6 +49,7 @@ type Directory struct {
 	cfg Config
 
 	mu      sync.Mutex
+	began   time.Time                          // guarded by mu: when the first of nodes told
 	nodes   map[string]*shelf                  // guarded by mu
 	names   map[string]map[digest.Digest]int   // guarded by mu: how many nodes say so
 	holders map[digest.Digest]map[string]holds // guarded by mu: by node
@@ -90,6 +97,9 @@ func (d *Directory) set(node string, all bool, images []wire.Image, gone []diges
 	defer d.mu.Unlock()
 	if all {
 		d.forgetLocked(node)
+	}
+	if len(d.nodes) == 0 {
+		d.began = time.Now()
 	}
 	s := d.nodes[node]
 	if s == nil {
@@ -284,6 +294,15 @@ func (d *Directory) imageLocked(id digest.Digest) (wire.Image, bool) {
 		first = nodes[i]
 	}
 	return d.nodes[first].images[id], true
+}
+
+// Complete reports whether what is not here is nowhere: all nodes have told what
+// they have, or those that have not had the time to.
+func (d *Directory) Complete() bool {
+	d.mu.Lock()
+	told, began := len(d.nodes), d.began
+	d.mu.Unlock()
+	return told > 0 && (told >= d.cfg.Nodes() || time.Since(began) > gathering)
 }
 
 // Holders are the nodes that have an image, in order.

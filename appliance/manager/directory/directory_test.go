@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
@@ -19,6 +21,7 @@ import (
 func open() *directory.Directory {
 	return directory.New(directory.Config{
 		Manager: func(node string) bool { return strings.HasPrefix(node, "m") },
+		Nodes:   func() int { return 2 },
 		Logger:  slog.New(slog.DiscardHandler),
 	})
 }
@@ -112,6 +115,32 @@ func TestSet_CompleteAndThenWhatChanges(t *testing.T) {
 	d.Set("w2", nil)
 	holders(4)
 	holders(1, "w1")
+}
+
+func TestComplete_WhenAllToldOrHadTheTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open()
+		for _, step := range []struct {
+			name string
+			do   func()
+			want bool
+		}{
+			{"nobody told", func() { time.Sleep(time.Minute) }, false},
+			{"one of two told", func() { d.Set("w1", has()) }, false},
+			{"both told", func() { d.Set("m1", has(image(1))) }, true},
+			{"one left", func() { d.Forget("m1") }, false},
+			{"and had the time to come back", func() { time.Sleep(6 * time.Second) }, true},
+			{"a new term", func() {
+				d.Forget("w1")
+				d.Set("w1", has())
+			}, false},
+		} {
+			step.do()
+			if got := d.Complete(); got != step.want {
+				t.Errorf("%s: complete: %v", step.name, got)
+			}
+		}
+	})
 }
 
 func TestSet_RefusesWhatIsTooMuchOrWrong(t *testing.T) {
