@@ -17,10 +17,7 @@ import (
 func (s *stay) renew(ctx context.Context) error {
 	for failed := 0; ; {
 		id, news := s.identity.get()
-		due := pki.Renewal(id.Certificate.Leaf, rand.Float64())
-		if failed > 0 {
-			due = time.Now().Add(retryAfter(failed))
-		}
+		due := pki.Next(id.Certificate.Leaf, time.Now(), rand.Float64(), failed)
 		t := time.NewTimer(time.Until(due))
 		select {
 		case <-ctx.Done():
@@ -46,11 +43,6 @@ func (s *stay) renew(ctx context.Context) error {
 			s.cfg.Logger.WarnContext(ctx, "could not renew the certificate", "err", err, "expires", id.Certificate.Leaf.NotAfter)
 		}
 	}
-}
-
-// retryAfter is the pause after so many failures in a row: from 5 s to an hour.
-func retryAfter(failed int) time.Duration {
-	return min(5*time.Second<<min(failed-1, 20), time.Hour)
 }
 
 // errKeystore is a failure to keep a new certificate: what the disk holds is
@@ -113,14 +105,17 @@ func (s *stay) issue(ctx context.Context, csr []byte) (certificate, roots []byte
 		defer cancel()
 		return control.Call[wire.RenewRequest, wire.RenewReply](ctx, s.dialer, to, "/renew", req)
 	})
+	if control.Rejected(err) {
+		return s.reenrol(ctx, csr) // the root was changed while the node was away
+	}
 	if err != nil {
 		return nil, nil, err
 	}
 	return reply.Certificate, reply.Roots, nil
 }
 
-// reenrol is for a node whose certificate has expired: it proves that it has
-// the former key.
+// reenrol is for a node whose certificate has expired, or is of a former root:
+// it proves that it has the former key.
 func (s *stay) reenrol(ctx context.Context, csr []byte) (certificate, roots []byte, err error) {
 	st := s.cfg.Keys.State()
 	key, err := pki.ParseKey(st.Key)

@@ -128,6 +128,7 @@ func (s *stay) adopt() error {
 		return err
 	}
 	s.identity.set(&control.Identity{Certificate: cert, Roots: roots, Cluster: st.ClusterID, NodeID: st.NodeID, Epoch: st.Epoch})
+	s.agent.Refresh() // whoever changes the root waits to hear of it
 	return nil
 }
 
@@ -210,6 +211,9 @@ func (s *stay) dial(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		if removed(err) {
 			s.problem.set(err)
+		}
+		if control.Rejected(err) {
+			s.askRenewal() // which enrols the node again, if it can
 		}
 		return nil, err
 	}

@@ -25,6 +25,7 @@ import (
 // in a bubble.
 type fleet struct {
 	*realm
+	t     *testing.T
 	ctx   context.Context
 	slow  func(id string) time.Duration // to answer
 	check bool                          // that nodes understand each other at all times
@@ -38,7 +39,7 @@ type fleet struct {
 
 func newFleet(t *testing.T, s *realm, managers, workers int) *fleet {
 	t.Helper()
-	f := &fleet{realm: s, ctx: t.Context(), members: map[string]*member{}, awake: map[string]bool{}, slow: func(string) time.Duration { return 0 }}
+	f := &fleet{realm: s, t: t, ctx: t.Context(), members: map[string]*member{}, awake: map[string]bool{}, slow: func(string) time.Duration { return 0 }}
 	f.members["m0"] = f.founder()
 	f.awake["m0"] = true
 	tokens := s.cluster().JoinTokens

@@ -51,7 +51,7 @@ func FuzzReenrol(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(m.chain, csr, sig)
-	f.Add([]byte(s.cluster().RootCA.Cert), csr, sig)
+	f.Add(s.cluster().RootCA.Cert, csr, sig)
 	f.Fuzz(func(t *testing.T, chain, csr, sig []byte) {
 		c := ca.New(ca.Config{Store: s.store, NodeID: "m0", Logger: quiet(), Certificate: s.certificate})
 		// All certificates of this swarm are still valid.

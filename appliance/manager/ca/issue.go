@@ -144,9 +144,10 @@ func Role(n *object.Node) swarm.NodeRole {
 	return swarm.NodeRoleWorker
 }
 
-func (c *CA) joinReply(i *issued) *wire.JoinReply {
-	if i == nil {
-		return nil
+// answer makes a node of whoever was issued a certificate.
+func (c *CA) answer(i *issued, err error) (*wire.JoinReply, error) {
+	if err != nil {
+		return nil, err
 	}
 	cluster := i.snap.Cluster()
 	reply := &wire.JoinReply{
@@ -163,7 +164,7 @@ func (c *CA) joinReply(i *issued) *wire.JoinReply {
 			reply.Leader = p
 		}
 	}
-	return reply
+	return reply, nil
 }
 
 func errNoSwarm() error { return object.Errorf(errdefs.ErrUnavailable, "the swarm is being set up") }

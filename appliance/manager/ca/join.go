@@ -76,11 +76,9 @@ func (c *CA) join(ctx context.Context, source netip.Addr, req *wire.JoinRequest,
 		if n.Status.State != swarm.NodeStateUnknown || n.Spec.Role != role || now.Sub(n.CreatedAt) > repeatable {
 			return nil, object.Errorf(errdefs.ErrAlreadyExists, "a node with this key is already part of the swarm: it is %s", n.ID)
 		}
-		i, err := c.again(ctx, snap, n, r)
-		return c.joinReply(i), err
+		return c.answer(c.again(ctx, snap, n, r))
 	}
-	i, err := c.record(ctx, snap, newNode(source, req, role, r), r, func(tx *store.Tx, n *object.Node) { tx.Create(n) })
-	return c.joinReply(i), err
+	return c.answer(c.record(ctx, snap, newNode(source, req, role, r), r, func(tx *store.Tx, n *object.Node) { tx.Create(n) }))
 }
 
 func newNode(source netip.Addr, req *wire.JoinRequest, role swarm.NodeRole, r *request) *object.Node {

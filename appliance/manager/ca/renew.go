@@ -76,7 +76,7 @@ func (c *CA) Reenrol(ctx context.Context, source netip.Addr, req *wire.ReenrolRe
 		return nil, err
 	}
 	c.cfg.Logger.InfoContext(ctx, "enrolled a node again", "source", source, "node", i.node.ID, "role", i.node.CertRole)
-	return c.joinReply(i), nil
+	return c.answer(i, nil)
 }
 
 // maxChain is the most certificates in a chain: one for each change of root.

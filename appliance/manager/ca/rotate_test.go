@@ -22,20 +22,21 @@ import (
 type renewRequest = wire.RenewRequest
 
 // bubble runs a test of a fleet whose authority leads.
-func bubble(t *testing.T, managers, workers int, cfg ca.Config, do func(t *testing.T, f *fleet)) {
+func bubble(t *testing.T, managers, workers int, scene func(f *fleet)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFleet(t, newRealm(t, cfg), managers, workers)
+		f := newFleet(t, newRealm(t, ca.Config{}), managers, workers)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer f.all.Wait()
 		defer cancel()
 		f.ctx = ctx
-		do(t, f)
+		scene(f)
 	})
 }
 
 func TestRotation_ChangesNothingWhenNobodyAsks(t *testing.T) {
-	bubble(t, 1, 2, ca.Config{}, func(t *testing.T, f *fleet) {
+	bubble(t, 1, 2, func(f *fleet) {
+		t := f.t
 		f.start()
 		stop := f.lead(f.ca)
 		synctest.Wait()
@@ -51,7 +52,8 @@ func TestRotation_ChangesNothingWhenNobodyAsks(t *testing.T) {
 }
 
 func TestRotation_MakesANewRootTheOnlyOne(t *testing.T) {
-	bubble(t, 3, 3, ca.Config{}, func(t *testing.T, f *fleet) {
+	bubble(t, 3, 3, func(f *fleet) {
+		t := f.t
 		f.check = true
 		ids := f.sorted()
 		f.slow = func(id string) time.Duration { return time.Duration(slices.Index(ids, id)) * time.Second }
@@ -97,7 +99,8 @@ const retirement = 30 * 24 * time.Hour
 
 // TestRotation_AsksAFewAtATime: 30 nodes per 3 s.
 func TestRotation_AsksAFewAtATime(t *testing.T) {
-	bubble(t, 1, 99, ca.Config{}, func(t *testing.T, f *fleet) {
+	bubble(t, 1, 99, func(f *fleet) {
+		t := f.t
 		f.start()
 		f.lead(f.ca)
 		f.rotate()
@@ -121,7 +124,8 @@ func TestRotation_AsksAFewAtATime(t *testing.T) {
 }
 
 func TestRotation_WaitsForNobodyWhoIsAway(t *testing.T) {
-	bubble(t, 1, 4, ca.Config{}, func(t *testing.T, f *fleet) {
+	bubble(t, 1, 4, func(f *fleet) {
+		t := f.t
 		var ids []string
 		for _, id := range f.sorted() {
 			if id != "m0" {
@@ -161,7 +165,8 @@ func TestRotation_WaitsForNobodyWhoIsAway(t *testing.T) {
 // TestRotation_LetsThoseBackInWhoWereAway: a node that slept through two
 // changes of root still believes the managers, and is enrolled again.
 func TestRotation_LetsThoseBackInWhoWereAway(t *testing.T) {
-	bubble(t, 1, 1, ca.Config{}, func(t *testing.T, f *fleet) {
+	bubble(t, 1, 1, func(f *fleet) {
+		t := f.t
 		var away *member
 		for id, m := range f.members {
 			if id != "m0" {
@@ -196,7 +201,8 @@ func TestRotation_LetsThoseBackInWhoWereAway(t *testing.T) {
 // TestRotation_Overlap: a change of root in the middle of another replaces it.
 func TestRotation_Overlap(t *testing.T) {
 	for _, at := range []object.RotationPhase{object.RotationTrust, object.RotationIssue} {
-		bubble(t, 2, 3, ca.Config{}, func(t *testing.T, f *fleet) {
+		bubble(t, 2, 3, func(f *fleet) {
+			t := f.t
 			f.check = true
 			f.slow = func(string) time.Duration { return 700 * time.Millisecond }
 			f.start()
@@ -232,7 +238,8 @@ func TestRotation_Overlap(t *testing.T) {
 // TestRotation_Abort: back to the root that was there before.
 func TestRotation_Abort(t *testing.T) {
 	for _, at := range []object.RotationPhase{object.RotationTrust, object.RotationIssue} {
-		bubble(t, 2, 3, ca.Config{}, func(t *testing.T, f *fleet) {
+		bubble(t, 2, 3, func(f *fleet) {
+			t := f.t
 			f.check = true
 			f.slow = func(string) time.Duration { return 700 * time.Millisecond }
 			f.start()
@@ -289,7 +296,8 @@ func TestRotation_SurvivesEveryCrash(t *testing.T) {
 func crash(t *testing.T, edge int, seed uint64) {
 	t.Helper()
 	random := rand.New(rand.NewPCG(seed, uint64(edge)))
-	bubble(t, 1+random.IntN(2), random.IntN(4), ca.Config{}, func(t *testing.T, f *fleet) {
+	bubble(t, 1+random.IntN(2), random.IntN(4), func(f *fleet) {
+		t := f.t
 		f.check = true
 		delays := map[string]time.Duration{}
 		for _, id := range f.sorted() {
@@ -337,7 +345,8 @@ func crash(t *testing.T, edge int, seed uint64) {
 // TestRotation_WithNodesThatJoin: machines join by the old token in every
 // phase, and trust what the rest trusts in the end.
 func TestRotation_WithNodesThatJoin(t *testing.T) {
-	bubble(t, 1, 3, ca.Config{}, func(t *testing.T, f *fleet) {
+	bubble(t, 1, 3, func(f *fleet) {
+		t := f.t
 		f.check = true
 		f.slow = func(string) time.Duration { return 2 * time.Second }
 		f.start()
@@ -360,7 +369,8 @@ func TestRotation_WithNodesThatJoin(t *testing.T) {
 // TestRenewals_KeepASwarmForADay is SEC-ROT: certificates of an hour, six
 // nodes, a day.
 func TestRenewals_KeepASwarmForADay(t *testing.T) {
-	bubble(t, 3, 3, ca.Config{}, func(t *testing.T, f *fleet) {
+	bubble(t, 3, 3, func(f *fleet) {
+		t := f.t
 		f.change(func(c *object.Cluster) { c.Spec.CAConfig.NodeCertExpiry = time.Hour })
 		f.check = true
 		end := time.Now().Add(24 * time.Hour)

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -44,6 +45,13 @@ func (d *Dialer) callAnonymous(ctx context.Context, to wire.Peer, path string, r
 	cfg := d.cfg.Identity().clientTLS(protoH2, to.NodeID)
 	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return new(tls.Certificate), nil }
 	return callOnce(ctx, d.cfg.Dial, d.links, addr, cfg, path, req, resp)
+}
+
+// Rejected tells whether the other side refused the handshake, as managers do
+// with certificates that have expired or are of no root that they trust.
+func Rejected(err error) bool {
+	e, ok := errors.AsType[*net.OpError](err)
+	return ok && e.Op == "remote error"
 }
 
 // callOnce is an anonymous call on a connection of its own.
