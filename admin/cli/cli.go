@@ -82,6 +82,12 @@ func Run(ctx context.Context, c Config, args []string) int {
 	}
 }
 
+// ending is an error that says with what code the process is to end.
+type ending interface {
+	error
+	ExitStatus() int
+}
+
 // report tells the user of an error and is the exit code for it.
 func (c Config) report(err error) int {
 	if sig, ok := errors.AsType[interrupted](err); ok {
@@ -95,6 +101,9 @@ func (c Config) report(err error) int {
 	}
 	if err.Error() != "" {
 		_, _ = fmt.Fprintln(c.Stderr, err)
+	}
+	if end, ok := errors.AsType[ending](err); ok {
+		return end.ExitStatus()
 	}
 	if _, ok := errors.AsType[*config.Error](err); ok {
 		return 2

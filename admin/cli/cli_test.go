@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -146,6 +147,12 @@ func TestRun_RefusesWhatTheServerDoesNotHave(t *testing.T) {
 	}
 }
 
+// sickDisk says with what code to end.
+type sickDisk struct{}
+
+func (sickDisk) Error() string   { return "sick" }
+func (sickDisk) ExitStatus() int { return 74 }
+
 func TestRun_BootGetsTheNodeFileAndItsProblemsAreCode2(t *testing.T) {
 	var path string
 	c := cli.Config{Boot: func(_ context.Context, p string) error {
@@ -162,6 +169,10 @@ func TestRun_BootGetsTheNodeFileAndItsProblemsAreCode2(t *testing.T) {
 	}
 	c.Boot = func(context.Context, string) error { return errors.New("open store: no") }
 	if got := run(t, c, "boot"); got.code != 1 || got.stderr != "open store: no\n" {
+		t.Errorf("got %+v", got)
+	}
+	c.Boot = func(context.Context, string) error { return fmt.Errorf("run replica: %w", sickDisk{}) }
+	if got := run(t, c, "boot"); got.code != 74 || got.stderr != "run replica: sick\n" {
 		t.Errorf("got %+v", got)
 	}
 	c.Boot = func(ctx context.Context, _ string) error {

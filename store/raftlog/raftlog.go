@@ -37,6 +37,17 @@ import (
 // member must not take part with it: it would vote on a past that it forgot.
 var ErrDamaged = errors.New("raft log is damaged")
 
+// ErrFailed says that something was not written or read as it should, so that
+// this process does no longer know what is on the disk. The next one looks.
+var ErrFailed error = failure{}
+
+type failure struct{}
+
+func (failure) Error() string { return "the disk failed" }
+
+// ExitStatus is the code that the process is to end with.
+func (failure) ExitStatus() int { return 74 }
+
 // Config is what a Log needs.
 type Config struct {
 	// Dir holds the files, and nothing else; it is made if it is not there.
@@ -218,6 +229,9 @@ func (h *health) check() error {
 func (h *health) fail(err error) error {
 	if err == nil {
 		return nil
+	}
+	if !errors.Is(err, ErrFailed) {
+		err = fmt.Errorf("%w: %w", ErrFailed, err)
 	}
 	h.mu.Lock()
 	first := h.err == nil

@@ -77,6 +77,10 @@ type Stores struct {
 // new member, with another ID and an empty directory, takes its place.
 var ErrDamaged = raftlog.ErrDamaged
 
+// ErrDisk says that the disk failed. The process is to end: another looks at
+// what is really there.
+var ErrDisk = raftlog.ErrFailed
+
 // logCache is how many of the newest entries are kept in memory, for followers
 // that are slightly behind.
 const logCache = 512

@@ -15,6 +15,8 @@ type peers struct {
 	raft.Transport
 	self raft.ServerAddress
 	cut  atomic.Int32 // by how many; 0 if it is not
+	// installs holds a token while a snapshot is sent: one at a time.
+	installs chan struct{}
 
 	mu   sync.Mutex
 	seen map[raft.ServerID]peer // guarded by mu
@@ -30,7 +32,7 @@ type peer struct {
 }
 
 func newPeers(t raft.Transport, nodeID string) *peers {
-	return &peers{Transport: t, self: raft.ServerAddress(nodeID), seen: map[raft.ServerID]peer{}}
+	return &peers{Transport: t, self: raft.ServerAddress(nodeID), installs: make(chan struct{}, 1), seen: map[raft.ServerID]peer{}}
 }
 
 func (p *peers) get(id raft.ServerID) (peer, bool) {
@@ -115,6 +117,8 @@ func (p *peers) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, args *r
 	if p.cut.Load() > 0 {
 		return raft.ErrTransportShutdown
 	}
+	p.installs <- struct{}{} // each has a deadline
+	defer func() { <-p.installs }()
 	p.installing(id, true)
 	defer p.installing(id, false)
 	if err := p.Transport.InstallSnapshot(id, to, args, resp, data); err != nil {

@@ -2,7 +2,6 @@ package replica
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,7 +17,14 @@ import (
 
 // ErrStalled says that the disk did not answer in time. The process is to end:
 // nothing else gets rid of a write that hangs.
-var ErrStalled = errors.New("the disk does not answer")
+var ErrStalled error = stall{}
+
+type stall struct{}
+
+func (stall) Error() string { return "the disk does not answer" }
+
+// ExitStatus is the code that the process is to end with.
+func (stall) ExitStatus() int { return 75 }
 
 const (
 	// stallLimit is how long a write may take. stallGrace comes on top, for a
