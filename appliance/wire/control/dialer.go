@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"skep/appliance/wire"
+	"skep/pki"
 	"skep/store/object"
 )
 
@@ -104,7 +105,7 @@ func (d *Dialer) connect(ctx context.Context, id *Identity, in *links, proto, to
 		return nil, fmt.Errorf("dial %s: %w", addr, err)
 	}
 	cs := conn.ConnectionState()
-	node, err := id.verifyServer(cs.PeerCertificates, to)
+	node, err := pki.Subject(cs.PeerCertificates[0]) // which the handshake has verified
 	l := linkOf(conn)
 	// The earlier end of both certificates.
 	life := time.Until(cs.PeerCertificates[0].NotAfter)
@@ -174,14 +175,6 @@ func (d *Dialer) peer(to wire.Peer) (*peer, error) {
 	return p, nil
 }
 
-func (d *Dialer) forget(to wire.Peer, p *peer) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.peers[to] == p {
-		delete(d.peers, to)
-	}
-}
-
 // reserve gives a connection on which one request may be made, and the identity
 // that it was made with.
 func (d *Dialer) reserve(ctx context.Context, to wire.Peer) (*http.ClientConn, *link, *Identity, error) {
@@ -205,12 +198,11 @@ func (d *Dialer) reserve(ctx context.Context, to wire.Peer) (*http.ClientConn, *
 		if slices.Equal(p.leaf, id.own()) && p.conn.Reserve() == nil {
 			return p.conn, p.link, id, nil
 		}
-		retire(p.conn)
+		retire(p.conn) // broken, full, or of another certificate
 		p.conn, p.link = nil, nil
 	}
 	conn, err := d.connect(ctx, id, d.links, protoH2, to.NodeID, to.Addr)
 	if err != nil {
-		d.forget(to, p)
 		return nil, nil, nil, err
 	}
 	cc, err := speakH2(ctx, conn)
@@ -218,15 +210,9 @@ func (d *Dialer) reserve(ctx context.Context, to wire.Peer) (*http.ClientConn, *
 		err = cc.Reserve()
 	}
 	if err != nil {
-		d.forget(to, p)
 		_ = linkOf(conn).Close()
 		return nil, nil, nil, fmt.Errorf("dial %s: %w", to.Addr, err)
 	}
-	cc.SetStateHook(func(c *http.ClientConn) {
-		if c.Err() != nil {
-			d.forget(to, p)
-		}
-	})
 	p.conn, p.link, p.leaf = cc, linkOf(conn), id.own()
 	return p.conn, p.link, id, nil
 }

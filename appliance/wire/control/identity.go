@@ -80,17 +80,17 @@ func (i *Identity) verify(chain []*x509.Certificate) (pki.Node, error) {
 
 // verifyServer checks that a chain is that of manager to, or of any manager if
 // to is empty.
-func (i *Identity) verifyServer(chain []*x509.Certificate, to string) (pki.Node, error) {
+func (i *Identity) verifyServer(chain []*x509.Certificate, to string) error {
 	n, err := i.verify(chain)
 	switch {
 	case err != nil:
-		return pki.Node{}, err
+		return err
 	case n.Role != pki.Manager:
-		return pki.Node{}, errors.New("verify certificate: it is a worker's, not a manager's")
+		return errors.New("verify certificate: it is a worker's, not a manager's")
 	case to != "" && n.ID != to:
-		return pki.Node{}, fmt.Errorf("verify certificate: it is of node %s, not of %s", n.ID, to)
+		return fmt.Errorf("verify certificate: it is of node %s, not of %s", n.ID, to)
 	}
-	return n, nil
+	return nil
 }
 
 // clientTLS is for a connection to node to. Go's own verification is off, since
@@ -107,8 +107,7 @@ func (i *Identity) clientTLS(proto, to string) *tls.Config {
 			if cs.NegotiatedProtocol != proto {
 				return fmt.Errorf("the server does not speak %s", proto)
 			}
-			_, err := i.verifyServer(cs.PeerCertificates, to)
-			return err
+			return i.verifyServer(cs.PeerCertificates, to)
 		},
 	}
 }
