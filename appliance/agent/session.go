@@ -60,8 +60,9 @@ type session struct {
 	acknowledge string // guarded by mu: the assignments that are stored
 
 	// Owned by listen.
-	version string
-	parts   *wire.Assignments // the set that is not whole yet
+	patience time.Duration // how long the manager may say nothing
+	version  string
+	parts    *wire.Assignments // the set that is not whole yet
 
 	// Owned by talk.
 	sequence uint64
@@ -123,8 +124,17 @@ func (s *session) hello(told wire.Describe) error {
 	case m.Welcome == nil:
 		return errors.New("manager does not welcome this node")
 	}
+	s.patience = patience(m.Welcome.Period)
 	s.period <- m.Welcome.Period
 	return nil
+}
+
+// patience is how long a manager may say nothing that answers a beat per period.
+func patience(period time.Duration) time.Duration { return max(20*time.Second, 3*beatEvery(period)) }
+
+// beatEvery bounds what a manager asks for.
+func beatEvery(period time.Duration) time.Duration {
+	return min(max(period, time.Second), 2*time.Minute)
 }
 
 // describe is the node as it is now; it notes what templates say of it.
@@ -154,7 +164,7 @@ func (a *Agent) resend() {
 // listen takes in what the manager says.
 func (s *session) listen(ctx context.Context, tasks *errgroup.Group) error {
 	for {
-		m, err := s.conn.Receive(20 * time.Second)
+		m, err := s.conn.Receive(s.patience)
 		if err != nil {
 			return err
 		}
@@ -175,6 +185,7 @@ func (s *session) listen(ctx context.Context, tasks *errgroup.Group) error {
 			default:
 			}
 			s.period <- m.Beat.Period
+			s.patience = patience(m.Beat.Period)
 		case m.Acknowledge != nil:
 			select {
 			case <-s.landed:
@@ -264,7 +275,7 @@ func (s *session) talk(ctx context.Context, told wire.Describe) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case p := <-s.period:
-			beat.Reset(min(max(p, time.Second), time.Minute))
+			beat.Reset(beatEvery(p))
 			continue
 		case <-beat.C:
 			m.Beat = &wire.Beat{}

@@ -44,6 +44,11 @@ const (
 	grace   = 6 // the same, after a change of leader
 	timeout = 5 * time.Second
 
+	// What one node may make the managers keep: its description, in bytes, and
+	// reports that are not written yet.
+	maxDescription = 64 << 10
+	maxPending     = 64
+
 	// A node may register this often in a while.
 	maxRegistrations = 3
 	registrationSpan = 8 * time.Second

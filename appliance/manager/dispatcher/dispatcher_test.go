@@ -36,6 +36,13 @@ func run(t *testing.T, do func(t *testing.T, w *world)) {
 
 func runWith(t *testing.T, holdings func(string, *wire.Holdings), do func(t *testing.T, w *world)) {
 	t.Helper()
+	runOn(t, func(s *storetest.Local) store.Proposer { return s }, holdings, do)
+}
+
+func runOn(
+	t *testing.T, proposer func(*storetest.Local) store.Proposer, holdings func(string, *wire.Holdings), do func(t *testing.T, w *world),
+) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{T: t, store: storetest.New(t)}
 		w.store.Write(t, func(tx *store.Tx) {
@@ -45,7 +52,7 @@ func runWith(t *testing.T, holdings func(string, *wire.Holdings), do func(t *tes
 				tx.Create(n)
 			}
 		})
-		w.d = w.fresh(holdings)
+		w.d = fresh(proposer(w.store), holdings)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- w.d.Run(ctx) }() // waited for below
@@ -58,8 +65,8 @@ func runWith(t *testing.T, holdings func(string, *wire.Holdings), do func(t *tes
 	})
 }
 
-func (w *world) fresh(holdings func(string, *wire.Holdings)) *dispatcher.Dispatcher {
-	return dispatcher.New(dispatcher.Config{Store: w.store, Logger: slog.New(slog.DiscardHandler), Holdings: holdings})
+func fresh(s store.Proposer, holdings func(string, *wire.Holdings)) *dispatcher.Dispatcher {
+	return dispatcher.New(dispatcher.Config{Store: s, Logger: slog.New(slog.DiscardHandler), Holdings: holdings})
 }
 
 // agent is a node's end of a session, by hand.

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/swarm"
 
 	"skep/appliance/wire"
@@ -59,7 +60,7 @@ func (t *term) write(ctx context.Context) error {
 				size += 1 + len(reports[n].tasks)
 				n++
 			}
-			if err := t.commit(ctx, reports[:n]); err != nil {
+			if err := t.commitAll(ctx, reports[:n]); err != nil {
 				return err
 			}
 			for _, r := range reports[:n] {
@@ -70,6 +71,28 @@ func (t *term) write(ctx context.Context) error {
 			reports = reports[n:]
 		}
 	}
+}
+
+// commitAll writes reports in as many commands as it takes: one may not hold them
+// all. What no command can hold is left out.
+func (t *term) commitAll(ctx context.Context, reports []report) error {
+	err := t.commit(ctx, reports)
+	if !errdefs.IsInvalidArgument(err) {
+		return err
+	}
+	if len(reports) == 1 {
+		r := reports[0]
+		half := len(r.tasks) / 2
+		if half == 0 {
+			t.cfg.Logger.ErrorContext(ctx, "node's report not stored", "node", r.node, "err", err)
+			return nil
+		}
+		rest := report{node: r.node, tasks: r.tasks[half:]}
+		r.tasks = r.tasks[:half]
+		return errors.Join(t.commitAll(ctx, []report{r}), t.commitAll(ctx, []report{rest}))
+	}
+	half := len(reports) / 2
+	return errors.Join(t.commitAll(ctx, reports[:half]), t.commitAll(ctx, reports[half:]))
 }
 
 func (t *term) commit(ctx context.Context, reports []report) error {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -28,6 +29,7 @@ type session struct {
 	conn       *wire.Conn
 	replaced   chan struct{} // closed when another session takes over
 	news       chan struct{} // size 1: there is something in out
+	pending    atomic.Int32  // reports that are not written yet
 
 	mu  sync.Mutex
 	out outbox // guarded by mu
@@ -90,7 +92,9 @@ func (t *term) serve(ctx context.Context, conn net.Conn, from pki.Node) error {
 		err = object.Errorf(errdefs.ErrInvalidArgument, "node %s speaks protocol %d, this manager %d", node, m.Hello.Protocol, wire.Protocol)
 	default:
 		s.member = m.Hello.Member
-		err = t.register(s, time.Now())
+		if err = checkDescription(node, &m.Hello.Description); err == nil {
+			err = t.register(s, time.Now())
+		}
 	}
 	if err != nil {
 		return errors.Join(err, s.send(&wire.Message{Refusal: wire.Refuse(err)}))
@@ -126,43 +130,6 @@ func address(conn net.Conn) string {
 		return a.IP.String()
 	}
 	return ""
-}
-
-// listen takes in what the node says.
-func (t *term) listen(s *session) error {
-	for {
-		// A node learns of a shorter period with its next beat.
-		p := max(t.period(), usualPeriod)
-		m, err := s.conn.Receive(missed * (p + p/inexact))
-		if err != nil {
-			return err
-		}
-		t.heard(s, time.Now())
-		switch {
-		case m.Beat != nil:
-			s.poke(func(o *outbox) { o.beat = true })
-		case m.Describe != nil:
-			t.describe(s, m.Describe)
-		case m.Holdings != nil:
-			t.hold(s, m.Holdings)
-		case m.Acknowledge != nil:
-			s.poke(func(o *outbox) { o.unanswered = false })
-		case m.Statuses != nil:
-			seq := m.Statuses.Sequence
-			t.report(report{node: s.node, tasks: m.Statuses.Tasks, done: func() {
-				s.poke(func(o *outbox) { o.acknowledge = max(o.acknowledge, seq) })
-			}})
-		default:
-			return object.Errorf(errdefs.ErrInvalidArgument, "node %s sent what only managers send", s.node)
-		}
-	}
-}
-
-func (t *term) describe(s *session, d *wire.Describe) {
-	t.mu.Lock()
-	s.member = d.Member
-	t.mu.Unlock()
-	t.report(report{node: s.node, description: &d.Description, member: d.Member})
 }
 
 // talk sends the node what it is to know.

@@ -361,7 +361,7 @@ func TestGeneration_IsThatOfTheSession(t *testing.T) {
 
 // again lets another dispatcher lead, over the same store, until it is ended.
 func (w *world) again() (end func()) {
-	d := w.fresh(nil)
+	d := fresh(w.store, nil)
 	ctx, cancel := context.WithCancel(w.Context())
 	done := make(chan error, 1)
 	go func() { done <- d.Run(ctx) }() // waited for by end

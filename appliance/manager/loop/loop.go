@@ -15,6 +15,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"skep/store"
 	"skep/store/object"
 )
@@ -59,8 +61,9 @@ func Follow(ctx context.Context, s store.Proposer, plan Plan) error {
 		ch.All = ch.All || prev == nil
 		changes, next := plan(prev, ch, time.Now())
 		err := write(ctx, s, ch.Snapshot, changes, size)
-		if errors.Is(err, store.ErrSequence) {
-			// The smaller the write, the less it is likely to meet another one.
+		if errors.Is(err, store.ErrSequence) || (errdefs.IsInvalidArgument(err) && size > 1) {
+			// The smaller the write, the less it is likely to meet another one,
+			// or to be more than a command can hold.
 			size = max(1, size/4)
 			if ctx.Err() != nil {
 				return ctx.Err()
