@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -15,6 +16,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/moby/moby/client"
 
 	"skep/admin"
 	"skep/appliance/nodetest"
@@ -240,6 +244,80 @@ func TestRotation_LeavesNothingForTheOldKey(t *testing.T) {
 	docker.Run("service", "rm", "svc")
 	docker.Run("rm", "-f", "own")
 	n.Stop(t)
+}
+
+// TestRotation_SurvivesKills: a node that is killed while its keys change opens
+// with the key from before or after, and goes on with the change.
+func TestRotation_SurvivesKills(t *testing.T) {
+	n := nodetest.New(t, nodetest.Binary(t), "rotations", strings.Replace(nodetest.File, "init: {}", "init: {autolock: true}", 1))
+	n.Start(t)
+	docker := n.CLI(t, dockerCLI(t))
+	docker.LoadBusybox()
+	docker.Run("run", "-d", "--name", "own", "busybox", "sleep", "1000")
+	resealed(t, n, 1)
+	for i := range 6 {
+		docker.Pipe(strings.NewReader("x"), "config", "create", fmt.Sprintf("c%d", i), "-")
+		before := unlockKey(docker)
+		after := rotate(t, n)
+		time.Sleep(time.Duration(rand.IntN(20)) * time.Millisecond)
+		n.Kill(t)
+		locked(t, n, docker)
+		opens := "the new key"
+		if !tryUnlock(docker, after) {
+			opens = "the old key"
+			if !tryUnlock(docker, before) {
+				t.Fatal("neither key opens the node")
+			}
+		}
+		t.Logf("cycle %d: %s", i, opens)
+		if got := strings.Fields(docker.Run("config", "ls", "-q")); len(got) != i+1 {
+			t.Errorf("cycle %d: %d configs", i, len(got))
+		}
+	}
+	const changed, done = "changed the key of the keystore", "sealed all files anew"
+	settled := func() bool { return strings.LastIndex(n.Log(), done) > strings.LastIndex(n.Log(), changed) }
+	eventually(t, "the node has its key", settled)
+	before := strings.Count(n.Log(), changed)
+	last := rotate(t, n)
+	eventually(t, "the node has its last key", func() bool { return strings.Count(n.Log(), changed) > before && settled() })
+	n.Stop(t)
+	locked(t, n, docker)
+	unlock(t, docker, last)
+	if out := docker.Run("inspect", "--format", "{{.State.Running}} {{.RestartCount}}", "own"); out != "true 0\n" {
+		t.Errorf("the container in the end: %s", out)
+	}
+	docker.Run("rm", "-f", "own")
+	n.Stop(t)
+}
+
+// rotate gives the swarm another unlock key, in less time than the docker
+// command takes.
+func rotate(t *testing.T, n *nodetest.Node) (key string) {
+	t.Helper()
+	c, err := client.New(client.WithHost(n.Host()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	s, err := c.SwarmInspect(t.Context(), client.SwarmInspectOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.SwarmUpdate(t.Context(), client.SwarmUpdateOptions{Version: s.Swarm.Version, Spec: s.Swarm.Spec, RotateManagerUnlockKey: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := c.SwarmGetUnlockKey(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer.Key
+}
+
+func tryUnlock(docker *nodetest.CLI, key string) bool {
+	cmd := docker.Command("swarm", "unlock")
+	cmd.Stdin = strings.NewReader(key + "\n")
+	return cmd.Run() == nil
 }
 
 // snapshotLocked makes a node that locks write a snapshot.
