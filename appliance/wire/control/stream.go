@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"skep/pki"
@@ -49,14 +50,19 @@ type served struct {
 
 	reading, writing deadline
 
+	// started is set under mu.
+	started atomic.Bool
 	// mu is held while w is used.
-	mu      sync.Mutex
-	started bool
-	ended   bool
+	mu    sync.Mutex
+	ended bool
 }
 
-// start gives the caller its stream.
+// start gives the caller its stream. Later it does not wait for a Write that is
+// under way.
 func (s *served) start() error {
+	if s.started.Load() {
+		return nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.startLocked()
@@ -66,10 +72,10 @@ func (s *served) startLocked() error {
 	if s.ended {
 		return net.ErrClosed
 	}
-	if s.started {
+	if s.started.Load() {
 		return nil
 	}
-	s.started = true
+	s.started.Store(true)
 	s.w.WriteHeader(http.StatusOK)
 	return s.rc.Flush()
 }
@@ -124,7 +130,7 @@ func (s *served) finish() (started bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended = true
-	return s.started
+	return s.started.Load()
 }
 
 func (s *served) LocalAddr() net.Addr  { return s.link.LocalAddr() }

@@ -203,6 +203,28 @@ func TestStream_TellsAnErrorFromAnEnd(t *testing.T) {
 	}
 }
 
+// Neither direction waits for the other.
+func TestStream_DirectionsAreIndependent(t *testing.T) {
+	for _, side := range []string{"caller", "server"} {
+		t.Run(side, func(t *testing.T) {
+			c := newEnds(t).sides()[side]
+			full := make(chan error, 1)
+			go func() { full <- fill(c[0])() }()
+			time.Sleep(50 * time.Millisecond) // until nothing goes any more
+			if _, err := c[1].Write([]byte("x")); err != nil {
+				t.Fatal(err)
+			}
+			if err := soon(t, "read beside a write that waits", read(c[0])); err != nil {
+				t.Error(err)
+			}
+			_ = c[0].Close()
+			if err := soon(t, "write", func() error { return <-full }); err == nil {
+				t.Error("write on a closed stream: no error")
+			}
+		})
+	}
+}
+
 func TestStream_EndsWithItsOpener(t *testing.T) {
 	e := newEnds(t)
 	if got, want := e.far.RemoteAddr().String(), e.near.LocalAddr().String(); got != want {
