@@ -56,12 +56,28 @@ type node struct {
 	lockedAudit *admin.Audit
 	handler     switched
 	listeners   []net.Listener
+	// fatal takes a failure after which the process must end at once.
+	fatal chan error
 }
 
 // Run is a node from its start until ctx ends; its containers go on after that.
 func Run(ctx context.Context, cfg *config.Config, logger *slog.Logger) error {
-	n := &node{cfg: cfg, logger: logger, journal: engine.NewJournal()}
-	defer n.close()
+	n := &node{cfg: cfg, logger: logger, journal: engine.NewJournal(), fatal: make(chan error, 1)}
+	ended := make(chan error, 1)
+	go func() { // outlives Run if the disk hangs, and then the process ends
+		err := n.boot(ctx)
+		n.close()
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		return err
+	case err := <-n.fatal:
+		return err
+	}
+}
+
+func (n *node) boot(ctx context.Context) error {
 	err := n.open(ctx, n.ground())
 	if errors.Is(err, identity.ErrLocked) {
 		return n.runLocked(ctx)
@@ -265,6 +281,7 @@ func (n *node) openMembership(context.Context) error {
 		Holdings: tellHoldings(n.images),
 		Held:     n.sharing.directory.Set,
 		Routes:   n.sharingRoutes(),
+		Fatal:    func(err error) { n.fatal <- err },
 		Rekey:    n.rekeying().followKEK,
 		Links:    n.links,
 		Beside:   []func(context.Context, store.Proposer) error{n.journal.Watch},

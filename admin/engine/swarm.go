@@ -123,11 +123,8 @@ func (a *API) initSwarm(w http.ResponseWriter, r *http.Request) error {
 	if minorOf(r) < 40 {
 		req.DataPathPort = 0
 	}
-	switch {
-	case req.Spec.Name != "" && req.Spec.Name != "default":
+	if req.Spec.Name != "" && req.Spec.Name != "default" {
 		return invalid(`swarm spec must be named "default"`)
-	case req.ForceNewCluster:
-		return unbuilt("forcing a new cluster is")
 	}
 	if err = checkFirstCA(&req.Spec.CAConfig); err != nil {
 		return err

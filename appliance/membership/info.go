@@ -80,7 +80,7 @@ func (s *stay) force(ctx context.Context) error {
 	if s.half.Load() == nil {
 		return object.Errorf(errdefs.ErrUnavailable, "This node is not a swarm manager. A swarm can be recovered only from what a manager has of it.")
 	}
-	s.end(errForced)
+	s.finish(errForced)
 	select {
 	case <-s.ended:
 	case <-ctx.Done():

@@ -106,6 +106,9 @@ func (m *Membership) join(ctx context.Context, j *joining) error {
 
 // passing tells a failure that may pass from a refusal.
 func passing(err error) bool {
+	if _, ok := errors.AsType[*control.FingerprintError](err); ok {
+		return false
+	}
 	return !errdefs.IsInvalidArgument(err) && !errdefs.IsPermissionDenied(err) && !errdefs.IsUnauthorized(err) &&
 		!errdefs.IsNotImplemented(err) && !errdefs.IsConflict(err) && !errdefs.IsAlreadyExists(err)
 }

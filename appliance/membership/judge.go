@@ -20,8 +20,10 @@ func judge(s *store.Snapshot, n pki.Node, raft bool) control.Class {
 	switch {
 	case raft && newer && n.Role == pki.Manager:
 		return control.Manager
+	case !known && !newer:
+		return control.Expelled
 	case !known, n.Generation < node.MinGeneration:
-		return control.Nobody // removed, or not heard of yet
+		return control.Nobody // not heard of yet, or to ask for another certificate
 	case n.Role == pki.Manager && node.Spec.Role == swarm.NodeRoleManager:
 		return control.Manager
 	case raft:

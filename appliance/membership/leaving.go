@@ -34,7 +34,7 @@ func (m *Membership) Leave(ctx context.Context, force bool) error {
 		}
 		h.letGo(ctx)
 	}
-	s.end(errLeft)
+	s.finish(errLeft)
 	select {
 	case <-s.ended:
 		return s.left

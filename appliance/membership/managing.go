@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/moby/moby/api/types/swarm"
@@ -66,7 +67,12 @@ func (s *stay) manage(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, errNoManager):
-		case errors.Is(err, replica.ErrRemoved):
+		case errors.Is(err, wire.ErrSuperseded):
+			// A swarm that goes on without this manager must not be disturbed by
+			// it, even if there are others like it.
+			s.cfg.Logger.ErrorContext(ctx, "no longer a manager", "err", err)
+			<-ctx.Done()
+		case errors.Is(err, replica.ErrRemoved), errors.Is(err, replica.ErrDamaged) && s.hasOthers():
 			// The swarm goes on without this replica. If the node is to be a
 			// manager all the same, it comes back as another one.
 			s.cfg.Logger.WarnContext(ctx, "this replica is no longer part of the swarm", "err", err)
@@ -79,6 +85,42 @@ func (s *stay) manage(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// lookPause is how often a manager that misses others asks them.
+const lookPause = 5 * time.Second
+
+// look asks the managers that are not heard of whether the swarm was recovered
+// by force without this one, which ends the half.
+func (h *half) look(ctx context.Context, end context.CancelCauseFunc) error {
+	for {
+		for n := range h.member.Snapshot().Nodes.All() {
+			if n.ID == h.node || n.ManagerStatus == nil || n.ManagerStatus.Reachability == swarm.ReachabilityReachable && h.member.Leader() != "" {
+				continue
+			}
+			if err := h.ask(ctx, n.ID); errors.Is(err, wire.ErrSuperseded) {
+				h.problem.set(err)
+				end(err)
+				return nil
+			}
+		}
+		if pause(ctx, lookPause) != nil {
+			return nil
+		}
+	}
+}
+
+// ask is why another manager does not talk to this one, if that is so.
+func (h *half) ask(ctx context.Context, node string) error {
+	ctx, cancel := context.WithTimeout(ctx, asking)
+	defer cancel()
+	_, err := control.Call[question, replica.Answer](ctx, h.dialer, h.peer(node), "/readindex", &question{})
+	return err
+}
+
+// hasOthers tells whether other managers have what this one has lost.
+func (s *stay) hasOthers() bool {
+	return slices.ContainsFunc(s.peers.list(), func(p wire.Peer) bool { return p.NodeID != s.node })
 }
 
 // work is being a worker, until there is news of the certificate.
@@ -205,9 +247,10 @@ func (s *stay) newHalf(ctx context.Context) (h *half, err error) {
 // run is the replica and what goes with it. end ends it for a reason.
 func (h *half) run(ctx context.Context, end context.CancelCauseFunc) error {
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return h.member.Run(gctx, h.lead) })
+	g.Go(func() error { return h.replicate(gctx) })
 	g.Go(func() error { return h.follow(gctx) })
 	g.Go(func() error { return h.awaitReady(gctx) })
+	g.Go(func() error { return h.look(gctx, end) })
 	g.Go(func() error {
 		for gctx.Err() == nil {
 			_, news := h.identity.get()
@@ -230,6 +273,16 @@ func (h *half) run(ctx context.Context, end context.CancelCauseFunc) error {
 		g.Go(func() error { return beside(gctx, h.member) })
 	}
 	return g.Wait()
+}
+
+// replicate is the replica. It ends with the process, with the node's part in
+// the group, or with its disk.
+func (h *half) replicate(ctx context.Context) error {
+	err := h.member.Run(ctx, h.lead)
+	if errors.Is(err, replica.ErrStalled) {
+		h.cfg.Fatal(err)
+	}
+	return err
 }
 
 // awaitLeader is the node that leads, after a while at most, or "".

@@ -44,6 +44,9 @@ type Config struct {
 	// its replica, or a worker with nil. The parts are what is sealed because of
 	// the stay; stale is called when the node's key is to be replaced. It may be nil.
 	Rekey func(ctx context.Context, s store.Proposer, stale func(), parts ...Sealed) error
+	// Fatal is told of a failure after which nothing that waits for the disk is
+	// to be waited for: the process is to end.
+	Fatal func(error)
 	// Beside runs while the node is a manager, with its replica.
 	Beside []func(ctx context.Context, s store.Proposer) error
 	Logger *slog.Logger

@@ -19,7 +19,6 @@ import (
 	"skep/appliance/wire/control"
 	"skep/pki"
 	"skep/pki/identity"
-	"skep/store/object"
 )
 
 var (
@@ -28,6 +27,8 @@ var (
 	// errForced ends a stay because the swarm is to be founded anew from what
 	// this node has of it.
 	errForced = errors.New("the swarm is recovered by force")
+	// errExpelled ends a stay because the node was removed from its swarm.
+	errExpelled = errors.New("removed from the swarm")
 )
 
 // stay is one stay in a swarm: from the start of the process, or from the
@@ -52,11 +53,19 @@ type stay struct {
 	mu   sync.Mutex
 	conn net.Conn // guarded by mu: the session, if there is one
 
-	// end ends the stay; ended closes when it has, and left is then what
-	// leaving came to.
-	end   context.CancelCauseFunc
+	// end ends the stay for a reason: at most one is needed. ended closes when
+	// it has ended, and left is then what leaving came to.
+	end   chan error
 	ended chan struct{}
 	left  error
+}
+
+// finish has the stay end for a reason, if it does not end already.
+func (s *stay) finish(why error) {
+	select {
+	case s.end <- why:
+	default:
+	}
 }
 
 // participate is being a member: it returns errLeft when the node left its
@@ -77,34 +86,53 @@ func (m *Membership) stayOnce(ctx context.Context, pending *call) error {
 	if err != nil {
 		return err
 	}
-	sctx, end := context.WithCancelCause(ctx)
-	defer end(nil)
-	s.end = end
 	m.stay.Store(s)
 	defer func() {
 		m.stay.Store(nil)
 		close(s.ended)
 	}()
-	g, gctx := errgroup.WithContext(sctx)
-	g.Go(func() error { return s.agent.Run(gctx) })
-	g.Go(func() error { return s.manage(gctx) })
-	g.Go(func() error { return s.renew(gctx) })
-	g.Go(func() error { return s.awaitWelcome(gctx, pending) })
-	err = g.Wait()
-	switch cause := context.Cause(sctx); {
+	err = s.run(ctx, pending)
+	if errors.Is(err, errExpelled) && ctx.Err() == nil {
+		// Nothing of the swarm runs on here. The rest waits for the user.
+		if err := m.cfg.Executor.Retain(ctx, nil); err != nil {
+			m.cfg.Logger.ErrorContext(ctx, "could not remove the tasks of a swarm that the node was removed from", "err", err)
+		}
+		select {
+		case err = <-s.end:
+		case <-ctx.Done():
+		}
+	}
+	switch {
 	case ctx.Err() != nil:
 		return nil
-	case errors.Is(cause, errLeft):
+	case errors.Is(err, errLeft):
 		s.left = m.leave(ctx)
 		return errLeft
-	case errors.Is(cause, errForced):
-		s.left = m.recover(ctx)
-		if s.left != nil {
+	case errors.Is(err, errForced):
+		if s.left = m.recover(ctx); s.left != nil {
 			m.cfg.Logger.ErrorContext(ctx, "could not recover the swarm by force", "err", s.left)
 		}
 		return errForced
 	}
 	return err
+}
+
+// run is the stay until ctx ends or it is to end for a reason, which is the error.
+func (s *stay) run(ctx context.Context, pending *call) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.agent.Run(gctx) })
+	g.Go(func() error { return s.manage(gctx) })
+	g.Go(func() error { return s.renew(gctx) })
+	g.Go(func() error { return s.awaitWelcome(gctx, pending) })
+	g.Go(func() error {
+		select {
+		case why := <-s.end:
+			return why
+		case <-gctx.Done():
+			return nil
+		}
+	})
+	return g.Wait()
 }
 
 func (m *Membership) newStay() (*stay, error) {
@@ -114,6 +142,7 @@ func (m *Membership) newStay() (*stay, error) {
 		peers:   &peers{all: st.Peers},
 		renewal: make(chan struct{}, 1),
 		welcome: make(chan struct{}),
+		end:     make(chan error, 1),
 		ended:   make(chan struct{}),
 	}
 	s.agent = s.newAgent()
@@ -209,9 +238,7 @@ func (s *stay) newAgent() *agent.Agent {
 func (s *stay) dial(ctx context.Context) (net.Conn, error) {
 	conn, err := s.dialLeader(ctx)
 	if err != nil {
-		if removed(err) {
-			s.problem.set(err)
-		}
+		s.refused(err)
 		if control.Rejected(err) {
 			s.askRenewal() // which enrols the node again, if it can
 		}
@@ -235,6 +262,17 @@ func (s *stay) dialLeader(ctx context.Context) (net.Conn, error) {
 	})
 }
 
+// refused takes in why a manager does not want this node.
+func (s *stay) refused(err error) {
+	if !errdefs.IsPermissionDenied(err) {
+		return
+	}
+	s.problem.set(err)
+	if errors.Is(err, wire.ErrExpelled) {
+		s.finish(errExpelled)
+	}
+}
+
 // reconnect makes the agent introduce the node anew.
 func (s *stay) reconnect() {
 	s.mu.Lock()
@@ -247,7 +285,9 @@ func (s *stay) reconnect() {
 
 // toldOfSwarm takes in what the manager says of the swarm.
 func (s *stay) toldOfSwarm(_ context.Context, told wire.Swarm) error {
-	s.problem.set(nil)
+	if old, _ := s.problem.get(); old != nil && !errors.Is(old, wire.ErrSuperseded) {
+		s.problem.set(nil)
+	}
 	changed := len(told.Managers) > 0 && s.peers.set(told.Managers)
 	if st := s.cfg.Keys.State(); changed || told.Epoch > st.Epoch || (len(told.Roots) > 0 && !slices.Equal(told.Roots, st.Roots)) {
 		if err := s.keep(told); err != nil {
@@ -337,12 +377,4 @@ func (s *stay) asMember() *wire.Member {
 		return nil
 	}
 	return &wire.Member{RaftID: h.raftID, Addr: h.advertise}
-}
-
-// removed tells whether a manager said that this node is no part of the swarm.
-func removed(err error) bool { return errdefs.IsPermissionDenied(err) }
-
-// errRemoved is what the node shows when it was removed.
-func errRemoved(node string) error {
-	return object.Errorf(errdefs.ErrPermissionDenied, "Permission denied: node %s was removed from swarm", node)
 }

@@ -320,3 +320,91 @@ func TestSwarm_OfThreeManagersAndAWorker(t *testing.T) {
 		w.until("it is gone", func() bool { return slices.Contains(m1.seen(), "w1 worker down") })
 	})
 }
+
+func TestSwarm_IsRecoveredByForce(t *testing.T) {
+	w := &world{T: t}
+	m1, m2, m3, w1 := w.add("m1"), w.add("m2"), w.add("m3"), w.add("w1")
+	m1.init()
+	tokens := m1.tokens()
+	m2.join(tokens.Manager, m1)
+	m3.join(tokens.Manager, m1)
+	w1.join(tokens.Worker, m1)
+	w.until("formed", m3.sees("m1 manager ready reachable leader", "m2 manager ready reachable", "m3 manager ready reachable", "w1 worker ready"))
+	w.until("with three votes", func() bool { return m3.Voters() == 3 })
+	m1.edit("w1", func(n *object.Node) { n.Spec.Labels = map[string]string{"kept": "yes"} })
+	m1.shut()
+	m2.shut()
+	if _, err := m3.Init(t.Context(), swarm.InitRequest{ForceNewCluster: true}); err != nil {
+		t.Fatal(err)
+	}
+	w.until("the worker comes back", func() bool { return slices.Contains(m3.seen(), "w1 worker ready") })
+	s, err := m3.Replica()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range s.Nodes.All() {
+		if n.Description.Hostname == "w1" && n.Spec.Labels["kept"] != "yes" {
+			t.Error("the state of the swarm is lost")
+		}
+	}
+	m1.start()
+	m2.start()
+	w.until("who comes back is told what to do", func() bool {
+		return strings.Contains(m1.Info(t.Context()).Error, `run "docker swarm leave --force" on it and let it join again`)
+	})
+	m3.edit("w1", func(n *object.Node) { n.Spec.Availability = swarm.NodeAvailabilityPause })
+	if err := m1.Leave(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	m1.join(m3.tokens().Manager, m3)
+	w.until("it is a manager again", func() bool { return slices.Contains(m1.seen(), "m1 manager ready reachable") })
+}
+
+func TestSwarm_RefusesWhoHasNoPlaceInIt(t *testing.T) {
+	w := &world{T: t}
+	m1, other, w1 := w.add("m1"), w.add("other"), w.add("w1")
+	m1.init()
+	other.init()
+	token := m1.tokens().Worker
+	tests := []struct{ name, token, want string }{
+		{"no token at all", "hello", "invalid join token"},
+		{"the root of another swarm", other.tokens().Worker, "remote CA does not match fingerprint"},
+		{"another secret", token[:len(token)-25] + other.tokens().Worker[len(token)-25:], "A valid join token is necessary to join this cluster"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			err := w1.Join(t.Context(), swarm.JoinRequest{JoinToken: tt.token, RemoteAddrs: []string{m1.addr}})
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got error %v, want %q", err, tt.want)
+			}
+			if s := w1.Info(t.Context()).LocalNodeState; s != swarm.LocalNodeStateInactive {
+				t.Errorf("it is %s", s)
+			}
+		})
+	}
+	w1.join(token, m1)
+	w.until("joined", m1.sees("m1 manager ready reachable leader", "w1 worker ready"))
+	if err := w1.Join(t.Context(), swarm.JoinRequest{JoinToken: token, RemoteAddrs: []string{m1.addr}}); err == nil || !strings.Contains(err.Error(), "This node is already part of a swarm") {
+		t.Errorf("joining twice: %v", err)
+	}
+	t.Run("a node that was removed", func(t *testing.T) {
+		p, err := m1.Store(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		tx := store.Begin(p.Snapshot())
+		for n := range p.Snapshot().Nodes.All() {
+			if n.Description.Hostname == "w1" {
+				tx.Delete(n)
+			}
+		}
+		if _, err := p.Propose(t.Context(), tx); err != nil {
+			t.Fatal(err)
+		}
+		w.until("it knows", func() bool { return w1.Info(t.Context()).LocalNodeState == swarm.LocalNodeStateError })
+		if err := w1.Leave(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+		w1.join(token, m1)
+	})
+}

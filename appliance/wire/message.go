@@ -163,6 +163,17 @@ const (
 	Unavailable Kind = "unavailable"
 	Invalid     Kind = "invalid"
 	Denied      Kind = "permission denied"
+	// Expelled and Superseded are denials that the node must act on.
+	Expelled   Kind = "removed"
+	Superseded Kind = "superseded"
+)
+
+var (
+	// ErrExpelled says that the node was removed from its swarm.
+	ErrExpelled = object.Errorf(errdefs.ErrPermissionDenied, "the node was removed from the swarm")
+	// ErrSuperseded says that the swarm was recovered by force, and that the
+	// node is a manager of what was before.
+	ErrSuperseded = object.Errorf(errdefs.ErrPermissionDenied, "the swarm was recovered without the node")
 )
 
 // Err is the refusal as an error of its kind.
@@ -180,6 +191,10 @@ func (r *Refusal) kind() error {
 		return errdefs.ErrInvalidArgument
 	case Denied:
 		return errdefs.ErrPermissionDenied
+	case Expelled:
+		return ErrExpelled
+	case Superseded:
+		return ErrSuperseded
 	default:
 		return errdefs.ErrUnknown
 	}
@@ -189,6 +204,10 @@ func (r *Refusal) kind() error {
 func Refuse(err error) *Refusal {
 	r := &Refusal{Kind: Unavailable, Text: err.Error()}
 	switch {
+	case errors.Is(err, ErrExpelled):
+		r.Kind = Expelled
+	case errors.Is(err, ErrSuperseded):
+		r.Kind = Superseded
 	case errdefs.IsNotFound(err):
 		r.Kind = NotFound
 	case errdefs.IsResourceExhausted(err):

@@ -127,7 +127,7 @@ func standing(snap *store.Snapshot, from pki.Node) (*object.Node, error) {
 	case from.Cluster != c.ID:
 		return nil, object.Errorf(errdefs.ErrPermissionDenied, "Permission denied: node %s is of another swarm", from.ID)
 	case !ok:
-		return nil, object.Errorf(errdefs.ErrPermissionDenied, "Permission denied: node %s was removed from swarm", from.ID)
+		return nil, object.Errorf(wire.ErrExpelled, "Permission denied: node %s was removed from swarm", from.ID)
 	case from.Generation < n.MinGeneration:
 		return nil, object.Errorf(errdefs.ErrPermissionDenied, "Permission denied: the certificate of node %s was revoked", from.ID)
 	}

@@ -298,7 +298,7 @@ func TestServe_RemovedNodeIsCutOff(t *testing.T) {
 		a, _ := w.dial()
 		n := w.node("n1")
 		w.store.Write(t, func(tx *store.Tx) { tx.Delete(n) })
-		if ended, err := a.ended(); !ended || !errdefs.IsNotFound(err) {
+		if ended, err := a.ended(); !ended || !errors.Is(err, wire.ErrExpelled) {
 			t.Errorf("session: ended %v, %v", ended, err)
 		}
 		if _, m := w.dial(); m.Refusal == nil || m.Refusal.Text != "node n1 not found" {

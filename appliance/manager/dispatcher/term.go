@@ -198,7 +198,7 @@ func (t *term) end(snap *store.Snapshot, node string) {
 	}
 	delete(t.clocks, node)
 	t.wake(node, func(o *outbox) {
-		o.refuse = object.Errorf(errdefs.ErrNotFound, "node %s was removed from the swarm", node)
+		o.refuse = object.Errorf(wire.ErrExpelled, "Permission denied: node %s was removed from swarm", node)
 	})
 }
 

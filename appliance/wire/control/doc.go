@@ -34,9 +34,10 @@ import (
 type Class string
 
 // The classes, from the least. Nobody is who has a certificate that is worth
-// nothing any more, or not yet.
+// nothing, or not yet; Expelled is who certainly was removed.
 const (
 	Nobody    Class = ""
+	Expelled  Class = "expelled"
 	Anonymous Class = "anonymous" // shows no certificate
 	Worker    Class = "worker"
 	Manager   Class = "manager"
@@ -68,7 +69,7 @@ func classOf(role string) Class {
 	}
 }
 
-// Judge says what a verified certificate is worth now: Nobody, Worker or
+// Judge says what a verified certificate is worth now: Nobody, Expelled, Worker or
 // Manager; never more than the certificate says. With raft it is asked whether
 // the node may speak Raft here, which only a Manager may.
 type Judge func(n pki.Node, raft bool) Class

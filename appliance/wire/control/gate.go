@@ -80,22 +80,27 @@ func (p *Port) pass(class Class, r *http.Request) error {
 	if l == nil {
 		return object.Errorf(errdefs.ErrPermissionDenied, "the connection is not known")
 	}
-	if now := p.judge(l); now != class {
-		return object.Errorf(errdefs.ErrPermissionDenied, "node %s may not use this manager with its certificate", l.node.ID)
-	}
-	if class == Anonymous {
+	now, id, text := p.judge(l), p.cfg.Identity(), r.Header.Get(helloHeader)
+	if class == Anonymous && now == Anonymous {
 		return nil
 	}
-	id, text := p.cfg.Identity(), r.Header.Get(helloHeader)
-	if g := l.hello.Load(); g != nil && g.id == id && g.text == text {
+	if g := l.hello.Load(); now == class && g != nil && g.id == id && g.text == text {
 		return nil
 	}
 	h, err := parseHeader(text)
 	if err != nil {
 		return object.Errorf(errdefs.ErrInvalidArgument, "%w", err)
 	}
+	// First, for it says more than what the certificate is worth.
 	if err := id.check(h, l.node); err != nil {
 		return err
+	}
+	switch now {
+	case class:
+	case Expelled:
+		return object.Errorf(wire.ErrExpelled, "Permission denied: node %s was removed from swarm", l.node.ID)
+	default:
+		return object.Errorf(errdefs.ErrPermissionDenied, "node %s may not use this manager with its certificate", l.node.ID)
 	}
 	l.hello.Store(&greeting{text, id})
 	return nil

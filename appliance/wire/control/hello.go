@@ -54,7 +54,7 @@ func (i *Identity) check(h hello, n pki.Node) error {
 	case h.To != "" && h.To != i.NodeID:
 		return refuse("this is manager %s, not %.64s", i.NodeID, h.To)
 	case h.Epoch < i.Epoch && n.Role == pki.Manager:
-		return refuse("the swarm was recovered with --force-new-cluster without node %s: run \"docker swarm leave --force\" on it and let it join again", h.From)
+		return object.Errorf(wire.ErrSuperseded, "the swarm was recovered with --force-new-cluster without node %s: run \"docker swarm leave --force\" on it and let it join again", h.From)
 	case h.Epoch > i.Epoch:
 		return refuse("the swarm was recovered with --force-new-cluster without manager %s: run \"docker swarm leave --force\" on it and let it join again", i.NodeID)
 	}

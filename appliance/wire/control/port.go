@@ -146,7 +146,7 @@ func (p *Port) welcome(ctx context.Context, l *link, queues map[Class]*queue) er
 	if raft {
 		return p.welcomeRaft(ctx, l, conn)
 	}
-	if class == Nobody {
+	if class == Nobody || class == Expelled {
 		class = Anonymous // where the gate tells it so
 	}
 	select {
