@@ -45,7 +45,6 @@ func (s *stay) renew(ctx context.Context) error {
 	}
 }
 
-
 // errKeystore is a failure to keep a new certificate: what the disk holds is
 // not known any more.
 var errKeystore = errors.New("keep certificate")
