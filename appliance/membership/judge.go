@@ -3,6 +3,7 @@ package membership
 import (
 	"github.com/moby/moby/api/types/swarm"
 
+	"skep/appliance/manager/ca"
 	"skep/appliance/wire/control"
 	"skep/pki"
 	"skep/store"
@@ -25,6 +26,10 @@ func judge(s *store.Snapshot, n pki.Node, raft bool) control.Class {
 	case !known, n.Generation < node.MinGeneration:
 		return control.Nobody // not heard of yet, or to ask for another certificate
 	case n.Role == pki.Manager && node.Spec.Role == swarm.NodeRoleManager:
+		return control.Manager
+	case raft && n.Role == pki.Manager && ca.Role(node) == swarm.NodeRoleManager:
+		// Demoted, and still counted among the replicas: without it there might
+		// be no majority to take it out. It is no manager for anything else.
 		return control.Manager
 	case raft:
 		return control.Nobody

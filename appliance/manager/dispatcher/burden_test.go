@@ -48,7 +48,9 @@ func TestServe_ReportsThatNoCommandHoldsAreWrittenInParts(t *testing.T) {
 			if err := c.Close(); err != nil {
 				t.Fatal(err)
 			}
-			<-ends
+			if err := <-ends; err != nil {
+				t.Error(err)
+			}
 		}
 	})
 }

@@ -36,6 +36,7 @@ func about(snap *store.Snapshot, n *object.Node) wire.Swarm {
 	var sw wire.Swarm
 	sw.Roots, sw.Role, sw.Renew = ca.Swarm(snap, n)
 	if c := snap.Cluster(); c != nil {
+		sw.Epoch = c.Epoch
 		sw.GossipVersion, sw.GossipKeys = c.GossipKeys.Version, c.GossipKeys.Keys
 	}
 	return sw

@@ -45,7 +45,7 @@ func (w *world) editNode(id string, do func(*object.Node)) {
 
 func TestServe_TellsOfTheSwarm(t *testing.T) {
 	run(t, func(t *testing.T, w *world) { //nolint:thelper // the body of the test
-		c := &object.Cluster{ID: "c", RootCA: object.RootCA{Cert: []byte("root")}}
+		c := &object.Cluster{ID: "c", Epoch: 4, RootCA: object.RootCA{Cert: []byte("root")}}
 		c.GossipKeys = object.GossipKeys{Version: 3, Keys: [][]byte{{1}}}
 		w.store.Write(t, func(tx *store.Tx) { tx.Create(c) })
 		a, _ := w.dial()
@@ -55,7 +55,7 @@ func TestServe_TellsOfTheSwarm(t *testing.T) {
 				t.Errorf("%s (-want +got):\n%s", what, diff)
 			}
 		}
-		told := wire.Swarm{Roots: []byte("root"), Role: swarm.NodeRoleWorker, GossipVersion: 3, GossipKeys: [][]byte{{1}}}
+		told := wire.Swarm{Epoch: 4, Roots: []byte("root"), Role: swarm.NodeRoleWorker, GossipVersion: 3, GossipKeys: [][]byte{{1}}}
 		want("at first", new(told))
 		w.editNode("n2", func(n *object.Node) { n.Spec.Labels = map[string]string{"a": "b"} })
 		want("another node's labels")
