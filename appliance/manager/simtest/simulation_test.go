@@ -1,0 +1,183 @@
+package simtest_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/api/types/swarm"
+
+	"skep/store"
+	"skep/store/object"
+	"skep/store/storetest"
+)
+
+var (
+	seeds = flag.Uint64("seeds", 200, "how many simulations to run")
+	first = flag.Uint64("seed", 1, "the first seed")
+)
+
+// TestSimulation lets anything happen to swarms of three or five managers and
+// twenty workers. Clients see one order of all changes; no node is ever sent a
+// secret that none of its tasks uses; and when all is well again, each service
+// runs as it is to, on nodes that are there.
+func TestSimulation(t *testing.T) {
+	for seed := *first; seed < *first+*seeds; seed++ {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			s := simulate(t, seed, false)
+			s.trace.Report(t, seed, s.history)
+			if s.history.Len() < 30 {
+				t.Errorf("only %d requests were answered: nothing is tested", s.history.Len())
+			}
+		})
+	}
+}
+
+// TestSimulation_CatchesALeak sends all nodes all secrets.
+func TestSimulation_CatchesALeak(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(10) {
+		if bad := simulate(t, seed+1, true).trace.Violations(); len(bad) > 0 {
+			t.Logf("seed %d: %s", seed+1, bad[0])
+			return
+		}
+	}
+	t.Error("not noticed in 10 simulations")
+}
+
+func simulate(t *testing.T, seed uint64, leaky bool) *swarmed {
+	t.Helper()
+	s := &swarmed{seed: seed, leaky: leaky, dir: directory(t), history: storetest.NewHistory()}
+	storetest.Bubble(t, s.run)
+	if err := s.history.Check(); err != nil {
+		s.trace.Violate("%v", err)
+	}
+	return s
+}
+
+// directory is where agents keep their files: in memory, if that can be had.
+func directory(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "skep-simtest-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// length is how long the faults last.
+const length = 40 * time.Second
+
+func (s *swarmed) run(t *testing.T) {
+	t.Helper()
+	s.begin(t)
+	defer s.end()
+	ctx, stop := context.WithCancel(t.Context())
+	var clients sync.WaitGroup
+	for i := range 2 {
+		own := rand.New(rand.NewPCG(s.seed, uint64(10+i)))
+		client := &storetest.Client{Name: fmt.Sprint("c", i), Rand: own, History: s.history, Pick: func() storetest.Server {
+			if m := s.cluster.Member(own.IntN(s.cluster.Size())); m != nil {
+				return m
+			}
+			return nil
+		}}
+		clients.Go(func() { client.Run(ctx) })
+	}
+	s.create()
+	s.create()
+	for end := time.Now().Add(length); time.Now().Before(end); {
+		time.Sleep(time.Duration(200+s.rng.IntN(2500)) * time.Millisecond)
+		if s.rng.IntN(3) == 0 {
+			s.cluster.Disturb(s.rng)
+		}
+		s.act()
+	}
+	stop()
+	clients.Wait()
+	s.rest()
+}
+
+// rest makes all well, and waits until it is.
+func (s *swarmed) rest() {
+	s.trace.Log("rest")
+	s.cluster.Rest(15 * time.Second)
+	m := s.cluster.Member(max(0, s.cluster.Leader()))
+	for _, w := range s.workers {
+		if _, ok := m.Snapshot().Nodes.Get(w.node()); !ok {
+			w.join()
+		}
+		w.boot()
+		s.availability(w, swarm.NodeAvailabilityActive)
+	}
+	text := ""
+	for range 60 {
+		time.Sleep(5 * time.Second)
+		if text = s.unsettled(); text == "" {
+			return
+		}
+	}
+	s.trace.Violate("not settled: %s", text)
+}
+
+// unsettled says what is not as it should be, and is "" if nothing is.
+func (s *swarmed) unsettled() string {
+	i := s.cluster.Leader()
+	if i < 0 {
+		return "nobody leads"
+	}
+	snap := s.cluster.Member(i).Snapshot()
+	for j := range s.cluster.Size() {
+		if m := s.cluster.Member(j); m == nil {
+			return s.cluster.Name(j) + " is down"
+		}
+	}
+	boxes := map[string]string{} // the node, by task
+	active := 0
+	for _, w := range s.workers {
+		for _, id := range w.running() {
+			boxes[id] = w.node()
+		}
+		n, ok := snap.Nodes.Get(w.node())
+		if !ok || n.Status.State != swarm.NodeStateReady || n.Spec.Availability != swarm.NodeAvailabilityActive {
+			return w.node() + " is not there, ready and active"
+		}
+		active++
+	}
+	for o := range snap.Services.All() {
+		want := active
+		if o.Spec.Mode.Replicated != nil {
+			want = int(*o.Spec.Mode.Replicated.Replicas)
+		}
+		for t := range snap.Tasks.By(store.ByService, o.ID) {
+			if t.DesiredState == swarm.TaskStateRunning && t.Status.State == swarm.TaskStateRunning && boxes[t.ID] == t.NodeID {
+				want--
+			}
+		}
+		if want != 0 {
+			text := fmt.Sprintf("%s lacks %d tasks", o.Spec.Name, want)
+			for t := range snap.Tasks.By(store.ByService, o.ID) {
+				text += fmt.Sprintf("\n  slot %d of %s on %s: to be %s, %s, box %q %s", t.Slot, t.ID, t.NodeID, t.DesiredState, t.Status.State, boxes[t.ID], t.Status.Err)
+			}
+			return text + fmt.Sprintf("\n  update: %+v; %d secrets", o.UpdateStatus, snap.Secrets.Len())
+		}
+	}
+	for t := range snap.Tasks.All() {
+		if _, ok := snap.Nodes.Get(t.NodeID); !ok && !object.Ended(t.DesiredState) {
+			return fmt.Sprintf("task %s is on node %q, which was removed", t.ID, t.NodeID)
+		}
+	}
+	for id, node := range boxes {
+		if t, ok := snap.Tasks.Get(id); !ok || t.NodeID != node || object.Ended(t.DesiredState) {
+			return fmt.Sprintf("task %s runs on %s, and is not to", id, node)
+		}
+	}
+	return ""
+}
