@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/hashicorp/raft"
 
 	"skep/store"
 	"skep/store/object"
@@ -181,6 +182,25 @@ func TestMember_ChangesWhoIsInTheGroup(t *testing.T) {
 		}
 		if err := now.Transfer(t.Context(), "nobody"); !errdefs.IsNotFound(err) {
 			t.Errorf("handed over to nobody: %v", err)
+		}
+	})
+}
+
+func TestMember_ThatRemovesItselfEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGroup(t, 3, inMemory(make([]*raft.InmemTransport, 3), nil))
+		defer g.endInBubble()
+		old := g.leader()
+		if err := g.members[old].Remove(t.Context(), memberName(old)); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-g.done[old]; !errors.Is(err, replica.ErrRemoved) {
+			t.Errorf("ended with %v", err)
+		}
+		fresh := g.members[g.leader(old)]
+		write(t, fresh, func(tx *store.Tx) { tx.Create(secret("1", "one")) })
+		if got := len(fresh.Members()); got != 2 {
+			t.Errorf("%d members, want 2", got)
 		}
 	})
 }

@@ -126,6 +126,7 @@ func Open(cfg Config) (*Member, error) {
 		_, transport = raft.NewInmemTransport(raft.ServerAddress(cfg.NodeID))
 	}
 	m.peers = newPeers(transport, cfg.NodeID)
+	m.kicked = lastKick(cfg.Dir)
 	if cfg.Stores != nil {
 		m.stores = *cfg.Stores
 		return m, nil
@@ -140,7 +141,6 @@ func Open(cfg Config) (*Member, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("make log cache: %w", err), disk.Close())
 	}
-	m.kicked = lastKick(cfg.Dir)
 	if cfg.Space == nil {
 		m.cfg.Space = func() (Space, error) { return spaceOf(cfg.Dir) }
 	}

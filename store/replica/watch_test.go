@@ -3,6 +3,8 @@ package replica_test
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -62,6 +64,46 @@ func TestMember_LeavesTheLeadToOthersWhenItsDiskHangs(t *testing.T) {
 		t.Logf("another leader wrote %s after the stall", time.Since(start))
 		if time.Since(start) > 10*time.Second {
 			t.Error("took too long")
+		}
+	})
+}
+
+// TestMember_WhoseDiskHangsNowAndThenStays: it failed over it a moment ago, and
+// there are others to lead.
+func TestMember_WhoseDiskHangsNowAndThenStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mark := filepath.Join(t.TempDir(), "stalled")
+		if err := errors.Join(os.WriteFile(mark, nil, 0o600), os.Chtimes(mark, time.Now(), time.Now())); err != nil {
+			t.Fatal(err)
+		}
+		logs := make([]*stallingLog, 3)
+		g := newGroup(t, 3, inMemory(make([]*raft.InmemTransport, 3), func(i int, cfg *replica.Config) {
+			logs[i] = &stallingLog{LogStore: cfg.Stores.Log, stall: make(chan struct{})}
+			cfg.Stores.Log, cfg.Dir = logs[i], filepath.Dir(mark)
+			cfg.Space = func() (replica.Space, error) { return replica.Space{Free: 1 << 40}, nil }
+		}))
+		defer g.endInBubble()
+		old := g.leader()
+		logs[old].on.Store(true)
+		tx := store.Begin(g.members[old].Snapshot())
+		tx.Create(secret("1", "one"))
+		if _, err := g.members[old].Propose(t.Context(), tx); !errors.Is(err, replica.ErrUnknownOutcome) {
+			t.Errorf("got %v", err)
+		}
+		fresh := g.leader(old)
+		write(t, g.members[fresh], func(tx *store.Tx) { tx.Create(secret("2", "two")) })
+		logs[old].on.Store(false)
+		close(logs[old].stall)
+		time.Sleep(10 * time.Second)
+		select {
+		case err := <-g.done[old]:
+			t.Fatalf("ended: %v", err)
+		default:
+		}
+		write(t, g.members[g.leader()], func(tx *store.Tx) { tx.Create(secret("3", "three")) })
+		time.Sleep(time.Second)
+		if _, ok := g.members[old].Snapshot().Secrets.Get("3"); !ok {
+			t.Error("it did not come back")
 		}
 	})
 }
