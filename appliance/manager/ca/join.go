@@ -41,7 +41,7 @@ func (c *CA) Join(ctx context.Context, source netip.Addr, req *wire.JoinRequest)
 		c.cfg.Logger.WarnContext(ctx, "refused to let a machine join", "source", source, "host", req.Hostname, "err", err)
 		return nil, err
 	}
-	c.cfg.Logger.InfoContext(ctx, "let a machine join", "source", source, "host", req.Hostname, "node", reply.NodeID, "role", reply.Role)
+	c.cfg.Logger.InfoContext(ctx, "let a machine join", "source", source, "host", req.Hostname, "addr", req.Addr, "node", reply.NodeID, "role", reply.Role)
 	return reply, nil
 }
 
@@ -144,8 +144,8 @@ func checkJoin(req *wire.JoinRequest) error {
 	default:
 		return object.Errorf(errdefs.ErrInvalidArgument, "invalid Availability: %q", req.Availability)
 	}
-	if len(req.Hostname) > longest {
-		return object.Errorf(errdefs.ErrInvalidArgument, "a host name of %d bytes is too long", len(req.Hostname))
+	if n := max(len(req.Hostname), len(req.Addr)); n > longest {
+		return object.Errorf(errdefs.ErrInvalidArgument, "a name or address of %d bytes is too long", n)
 	}
 	return nil
 }
