@@ -147,11 +147,11 @@ func TestRun_RefusesWhatTheServerDoesNotHave(t *testing.T) {
 	}
 }
 
-// sickDisk says with what code to end.
-type sickDisk struct{}
+// sickDiskError says with what code to end.
+type sickDiskError struct{}
 
-func (sickDisk) Error() string   { return "sick" }
-func (sickDisk) ExitStatus() int { return 74 }
+func (sickDiskError) Error() string   { return "sick" }
+func (sickDiskError) ExitStatus() int { return 74 }
 
 func TestRun_BootGetsTheNodeFileAndItsProblemsAreCode2(t *testing.T) {
 	var path string
@@ -171,7 +171,7 @@ func TestRun_BootGetsTheNodeFileAndItsProblemsAreCode2(t *testing.T) {
 	if got := run(t, c, "boot"); got.code != 1 || got.stderr != "open store: no\n" {
 		t.Errorf("got %+v", got)
 	}
-	c.Boot = func(context.Context, string) error { return fmt.Errorf("run replica: %w", sickDisk{}) }
+	c.Boot = func(context.Context, string) error { return fmt.Errorf("run replica: %w", sickDiskError{}) }
 	if got := run(t, c, "boot"); got.code != 74 || got.stderr != "run replica: sick\n" {
 		t.Errorf("got %+v", got)
 	}
