@@ -9,7 +9,6 @@ import (
 	"github.com/hashicorp/raft"
 
 	"skep/store"
-	"skep/store/object"
 	"skep/store/replica"
 	"skep/store/storetest"
 )
@@ -78,44 +77,52 @@ func TestRecovery_IsSafeFromThePast(t *testing.T) {
 		lost bool
 	}{{"another epoch", 1, false}, {"no epoch", 0, true}} {
 		t.Run(tt.name, func(t *testing.T) {
-			storetest.Bubble(t, func(t *testing.T) {
-				var trace storetest.Trace
-				c := storetest.NewCluster(t, storetest.Config{Size: 3, Trace: &trace})
-				first := c.Leader()
-				one := (first + 1) % 3
-				c.Crash(one)
-				for _, id := range []string{"a", "b", "c"} {
-					if err := create(t, c.Member(c.Leader()), id); err != nil {
-						t.Fatal(err)
-					}
-				}
-				c.Partition(one)
-				c.Recover(one, tt.next)
-				c.Start(one)
-				m := c.Member(one)
-				<-m.Ready()
-				if err := create(t, m, "kept"); err != nil {
-					t.Fatal(err)
-				}
-				c.Heal()
-				time.Sleep(time.Minute)
-				for i := range 3 { // whoever now leads writes on
-					if n := c.Member(i); n != nil && n.Leading() {
-						_ = create(t, n, "later"+c.Name(i))
-					}
-				}
-				time.Sleep(time.Minute)
-				got := false
-				if m := c.Member(one); m != nil {
-					got = m.Leading() && m.Snapshot().Get(object.KindTask, "kept") != nil
-				}
-				if got == tt.lost {
-					t.Errorf("the new group goes on: %t", got)
-				}
-				if bad := trace.Violations(); len(bad) > 0 && !tt.lost {
-					t.Error(bad)
-				}
-			})
+			got, bad := recovery(t, tt.next)
+			if got == tt.lost {
+				t.Errorf("the new group goes on: %t", got)
+			}
+			if len(bad) > 0 && !tt.lost {
+				t.Error(bad)
+			}
 		})
 	}
+}
+
+// recovery reports whether the new group kept what it acknowledged.
+func recovery(t *testing.T, epoch uint64) (kept bool, bad []string) {
+	t.Helper()
+	storetest.Bubble(t, func(t *testing.T) {
+		t.Helper()
+		var trace storetest.Trace
+		c := storetest.NewCluster(t, storetest.Config{Size: 3, Trace: &trace})
+		first := c.Leader()
+		one := (first + 1) % 3
+		c.Crash(one)
+		for _, id := range []string{"a", "b", "c"} {
+			if err := create(t, c.Member(c.Leader()), id); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.Partition(one)
+		c.Recover(one, epoch)
+		c.Start(one)
+		m := c.Member(one)
+		<-m.Ready()
+		if err := create(t, m, "kept"); err != nil {
+			t.Fatal(err)
+		}
+		c.Heal()
+		time.Sleep(time.Minute)
+		for i := range 3 { // whoever now leads writes on
+			if n := c.Member(i); n != nil && n.Leading() {
+				_ = create(t, n, "later"+c.Name(i))
+			}
+		}
+		time.Sleep(time.Minute)
+		if m := c.Member(one); m != nil && m.Leading() {
+			_, kept = m.Snapshot().Tasks.Get("kept")
+		}
+		bad = trace.Violations()
+	})
+	return kept, bad
 }

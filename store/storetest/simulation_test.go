@@ -33,6 +33,7 @@ func TestSimulation(t *testing.T) {
 // simulation is one run.
 type simulation struct {
 	seed    uint64
+	bug     bug
 	trace   storetest.Trace
 	history *storetest.History
 }
@@ -50,16 +51,17 @@ const length = time.Minute
 
 func simulate(t *testing.T, seed uint64, b bug) *simulation {
 	t.Helper()
-	s := &simulation{seed: seed, history: storetest.NewHistory()}
-	storetest.Bubble(t, func(t *testing.T) { s.run(t, b) })
+	s := &simulation{seed: seed, bug: b, history: storetest.NewHistory()}
+	storetest.Bubble(t, s.run)
 	if err := s.history.Check(); err != nil {
 		s.trace.Violate("%v", err)
 	}
 	return s
 }
 
-func (s *simulation) run(t *testing.T, b bug) {
+func (s *simulation) run(t *testing.T) {
 	t.Helper()
+	b := s.bug
 	r := rand.New(rand.NewPCG(s.seed, 1))
 	cfg := storetest.Config{Size: 3 + 2*r.IntN(2), Seed: s.seed, Trace: &s.trace}
 	if r.IntN(2) == 0 {
