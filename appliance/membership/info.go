@@ -21,7 +21,7 @@ const joinWait = 20 * time.Second
 // With ForceNewCluster a manager goes on alone with what it has of its swarm.
 func (m *Membership) Init(ctx context.Context, req swarm.InitRequest) (string, error) {
 	if s := m.stay.Load(); s != nil && req.ForceNewCluster {
-		return s.node, s.force(ctx)
+		return s.node, m.force(ctx, s)
 	}
 	if err := m.free(); err != nil {
 		return "", err
@@ -76,7 +76,7 @@ func (m *Membership) Join(ctx context.Context, req swarm.JoinRequest) error {
 }
 
 // force ends the stay and begins another, of this manager alone.
-func (s *stay) force(ctx context.Context) error {
+func (m *Membership) force(ctx context.Context, s *stay) error {
 	if s.half.Load() == nil {
 		return object.Errorf(errdefs.ErrUnavailable, "This node is not a swarm manager. A swarm can be recovered only from what a manager has of it.")
 	}
@@ -89,21 +89,19 @@ func (s *stay) force(ctx context.Context) error {
 	if s.left != nil {
 		return s.left
 	}
-	for {
-		next := s.Membership.stay.Load()
-		if next != nil {
-			select {
-			case <-next.welcome:
-				return nil
-			case <-next.ended:
-				return object.Errorf(errdefs.ErrUnavailable, "the node stopped")
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
-		}
+	next := m.stay.Load()
+	for ; next == nil; next = m.stay.Load() {
 		if err := pause(ctx, minRetry); err != nil {
 			return err
 		}
+	}
+	select {
+	case <-next.welcome:
+		return nil
+	case <-next.ended:
+		return object.Errorf(errdefs.ErrUnavailable, "the node stopped")
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 

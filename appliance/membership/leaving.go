@@ -88,22 +88,10 @@ func (h *half) letGo(ctx context.Context) {
 		h.cfg.Logger.WarnContext(ctx, "leaving without the other managers' knowing", "err", err)
 		return
 	}
-	for ctx.Err() == nil {
-		news := h.changed()
-		if h.stay.half.Load() != h {
-			return
-		}
-		select {
-		case <-news:
-		case <-ctx.Done():
-		}
+	select {
+	case <-h.over:
+	case <-ctx.Done():
 	}
-}
-
-// changed closes when the node may have ceased to be a manager.
-func (h *half) changed() <-chan struct{} {
-	_, news := h.identity.get()
-	return news
 }
 
 // resign writes that this node is to be a worker.

@@ -37,6 +37,7 @@ type half struct {
 	ca        *ca.CA
 	// ready closes when the swarm's own object is in this replica.
 	ready chan struct{}
+	over  chan struct{} // closed when the half has ended
 }
 
 func (h *half) isReady() bool {
@@ -63,9 +64,10 @@ func (s *stay) manage(ctx context.Context) error {
 			continue
 		}
 		err := s.manageOnce(ctx)
+		if ctx.Err() != nil {
+			break
+		}
 		switch {
-		case ctx.Err() != nil:
-			return nil
 		case errors.Is(err, errNoManager):
 		case errors.Is(err, wire.ErrSuperseded):
 			// A swarm that goes on without this manager must not be disturbed by
@@ -76,7 +78,7 @@ func (s *stay) manage(ctx context.Context) error {
 			// The swarm goes on without this replica. If the node is to be a
 			// manager all the same, it comes back as another one.
 			s.cfg.Logger.WarnContext(ctx, "this replica is no longer part of the swarm", "err", err)
-			if err := s.dropReplica(); err != nil {
+			if err = s.dropReplica(); err != nil {
 				return err
 			}
 			s.askRenewal()
@@ -84,7 +86,7 @@ func (s *stay) manage(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return nil //nolint:nilerr // ctx has ended
 }
 
 // lookPause is how often a manager that misses others asks them.
@@ -177,9 +179,9 @@ func (s *stay) manageOnce(ctx context.Context) error {
 	defer end(nil)
 	var ports errgroup.Group
 	ports.Go(func() error {
-		err := h.port.Serve(pctx, l)
+		ended := h.port.Serve(pctx, l)
 		if pctx.Err() == nil {
-			end(fmt.Errorf("control port: %w", err))
+			end(fmt.Errorf("control port: %w", ended))
 		}
 		return nil
 	})
@@ -187,6 +189,7 @@ func (s *stay) manageOnce(ctx context.Context) error {
 	s.agent.Refresh() // the manager is to know that the replica is there
 	err = h.run(hctx, end)
 	s.half.Store(nil)
+	close(h.over)
 	closePort()
 	_ = ports.Wait()
 	s.agent.Refresh()
@@ -205,7 +208,7 @@ func (s *stay) listen(ctx context.Context) (net.Listener, error) {
 		return nil, err
 	}
 	if st.Advertise != a.advertise.String() || st.RaftID == "" {
-		err := s.cfg.Keys.Update(func(st *identity.State) error {
+		err = s.cfg.Keys.Update(func(st *identity.State) error {
 			st.Advertise = a.advertise.String()
 			if st.RaftID == "" {
 				st.RaftID = object.NewID()
@@ -226,7 +229,7 @@ func (s *stay) listen(ctx context.Context) (net.Listener, error) {
 // newHalf puts the manager's part together. Dialing other replicas ends with ctx.
 func (s *stay) newHalf(ctx context.Context) (h *half, err error) {
 	st := s.cfg.Keys.State()
-	h = &half{stay: s, raftID: st.RaftID, advertise: st.Advertise, ready: make(chan struct{})}
+	h = &half{stay: s, raftID: st.RaftID, advertise: st.Advertise, ready: make(chan struct{}), over: make(chan struct{})}
 	// The routes look at the replica when they are asked for, which is later.
 	h.port, err = control.New(control.Config{Identity: s.current, Judge: h.judge, Routes: h.routes(), Dialer: s.dialer, Logger: s.cfg.Logger})
 	if err != nil {
@@ -257,6 +260,7 @@ func (h *half) run(ctx context.Context, end context.CancelCauseFunc) error {
 			if !h.isManager() {
 				end(errNoManager)
 			}
+			h.port.Review()
 			select {
 			case <-news:
 			case <-gctx.Done():

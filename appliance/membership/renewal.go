@@ -15,7 +15,7 @@ import (
 // renew keeps the node's certificate valid, and makes it what the manager
 // wants it to be.
 func (s *stay) renew(ctx context.Context) error {
-	for failed := 0; ; {
+	for failed := 0; ctx.Err() == nil; {
 		id, news := s.identity.get()
 		due := pki.Next(id.Certificate.Leaf, time.Now(), rand.Float64(), failed)
 		t := time.NewTimer(time.Until(due))
@@ -31,11 +31,12 @@ func (s *stay) renew(ctx context.Context) error {
 		case <-t.C:
 		}
 		err := s.renewOnce(ctx)
+		if ctx.Err() != nil {
+			break
+		}
 		switch {
 		case err == nil:
 			failed = 0
-		case ctx.Err() != nil:
-			return nil
 		case errors.Is(err, errKeystore):
 			return err
 		default:
@@ -43,6 +44,7 @@ func (s *stay) renew(ctx context.Context) error {
 			s.cfg.Logger.WarnContext(ctx, "could not renew the certificate", "err", err, "expires", id.Certificate.Leaf.NotAfter)
 		}
 	}
+	return nil //nolint:nilerr // ctx has ended
 }
 
 // errKeystore is a failure to keep a new certificate: what the disk holds is
@@ -61,7 +63,7 @@ func (s *stay) renewOnce(ctx context.Context) error {
 	}
 	next := s.cfg.Keys.State()
 	next.Key, next.Certificate, next.Roots = key, certificate, roots
-	if err := checkIssued(next); err != nil {
+	if err = checkIssued(next); err != nil {
 		return err
 	}
 	before, _ := s.subject()
@@ -72,7 +74,7 @@ func (s *stay) renewOnce(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(errKeystore, err)
 	}
-	if err := s.adopt(); err != nil {
+	if err = s.adopt(); err != nil {
 		return err
 	}
 	after, _ := s.subject()
@@ -88,23 +90,7 @@ func (s *stay) issue(ctx context.Context, csr []byte) (certificate, roots []byte
 	if time.Now().After(leaf.NotAfter) {
 		return s.reenrol(ctx, csr)
 	}
-	req := &wire.RenewRequest{CSR: csr}
-	if h := s.half.Load(); h != nil && h.member.Leading() {
-		self, err := s.subject()
-		if err != nil {
-			return nil, nil, err
-		}
-		reply, err := h.ca.Renew(ctx, self, req)
-		if err != nil {
-			return nil, nil, err
-		}
-		return reply.Certificate, reply.Roots, nil
-	}
-	reply, err := onLeader(ctx, s.peers, func(ctx context.Context, to wire.Peer) (*wire.RenewReply, error) {
-		ctx, cancel := context.WithTimeout(ctx, asking)
-		defer cancel()
-		return control.Call[wire.RenewRequest, wire.RenewReply](ctx, s.dialer, to, "/renew", req)
-	})
+	reply, err := s.askRenew(ctx, &wire.RenewRequest{CSR: csr})
 	if control.Rejected(err) {
 		return s.reenrol(ctx, csr) // the root was changed while the node was away
 	}
@@ -112,6 +98,22 @@ func (s *stay) issue(ctx context.Context, csr []byte) (certificate, roots []byte
 		return nil, nil, err
 	}
 	return reply.Certificate, reply.Roots, nil
+}
+
+// askRenew asks the leader, in this process or not.
+func (s *stay) askRenew(ctx context.Context, req *wire.RenewRequest) (*wire.RenewReply, error) {
+	if h := s.half.Load(); h != nil && h.member.Leading() {
+		self, err := s.subject()
+		if err != nil {
+			return nil, err
+		}
+		return h.ca.Renew(ctx, self, req)
+	}
+	return onLeader(ctx, s.peers, func(ctx context.Context, to wire.Peer) (*wire.RenewReply, error) {
+		ctx, cancel := context.WithTimeout(ctx, asking)
+		defer cancel()
+		return control.Call[wire.RenewRequest, wire.RenewReply](ctx, s.dialer, to, "/renew", req)
+	})
 }
 
 // reenrol is for a node whose certificate has expired, or is of a former root:

@@ -43,6 +43,8 @@ type stay struct {
 	half atomic.Pointer[half]
 	// renewal is asked for through this; size 1.
 	renewal chan struct{}
+	// denied counts refusals since the last welcome.
+	denied atomic.Int32
 	// problem is why the node is not what it should be, if it is known.
 	problem current[error]
 
@@ -94,8 +96,8 @@ func (m *Membership) stayOnce(ctx context.Context, pending *call) error {
 	err = s.run(ctx, pending)
 	if errors.Is(err, errExpelled) && ctx.Err() == nil {
 		// Nothing of the swarm runs on here. The rest waits for the user.
-		if err := m.cfg.Executor.Retain(ctx, nil); err != nil {
-			m.cfg.Logger.ErrorContext(ctx, "could not remove the tasks of a swarm that the node was removed from", "err", err)
+		if left := m.cfg.Executor.Retain(ctx, nil); left != nil {
+			m.cfg.Logger.ErrorContext(ctx, "could not remove the tasks of a swarm that the node was removed from", "err", left)
 		}
 		select {
 		case err = <-s.end:
@@ -262,12 +264,19 @@ func (s *stay) dialLeader(ctx context.Context) (net.Conn, error) {
 	})
 }
 
+// denials is how often in a row a node is refused before it says so: a manager
+// that has just started does not know it yet.
+const denials = 5
+
 // refused takes in why a manager does not want this node.
 func (s *stay) refused(err error) {
 	if !errdefs.IsPermissionDenied(err) {
 		return
 	}
-	s.problem.set(err)
+	final := errors.Is(err, wire.ErrExpelled) || errors.Is(err, wire.ErrSuperseded)
+	if s.denied.Add(1) >= denials || final {
+		s.problem.set(err)
+	}
 	if errors.Is(err, wire.ErrExpelled) {
 		s.finish(errExpelled)
 	}
@@ -285,6 +294,7 @@ func (s *stay) reconnect() {
 
 // toldOfSwarm takes in what the manager says of the swarm.
 func (s *stay) toldOfSwarm(_ context.Context, told wire.Swarm) error {
+	s.denied.Store(0)
 	if old, _ := s.problem.get(); old != nil && !errors.Is(old, wire.ErrSuperseded) {
 		s.problem.set(nil)
 	}
