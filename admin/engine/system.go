@@ -103,6 +103,8 @@ func (a *API) info(w http.ResponseWriter, r *http.Request) error {
 	info.Images = len(images)
 	info.NEventsListener = a.Events.Readers()
 	info.Swarm = a.swarmInfo(ctx)
+	// Clients show these only.
+	info.Warnings = append(info.Warnings, info.Swarm.Warnings...)
 	return writeJSON(w, http.StatusOK, info)
 }
 
