@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"regexp"
 	"strings"
 	"time"
@@ -27,6 +28,7 @@ import (
 //	heal                   ends partitions and cuts
 //	leader VAR FROM [NOT]  waits for a leader that FROM sees, other than NOT, and sets
 //	                       VAR to its name and OTHER to that of another manager
+//	copydata FROM TO       TO gets a copy of FROM's data directory, while neither runs
 //	takes MAX COMMAND…     it takes no longer
 //	file NAME PATH         copies a file of a node to the script's directory
 func swarmCommands(words map[string]command) map[string]command {
@@ -78,6 +80,15 @@ func swarmCommands(words map[string]command) map[string]command {
 			onStage(ts).swarm.Heal(failing(ts))
 		},
 		"leader": cmdLeader,
+		"copydata": func(ts *testscript.TestScript, _ bool, args []string) {
+			s, t := onStage(ts).swarm, failing(ts)
+			from, to := s.Node(t, args[0]), s.Node(t, args[1])
+			ts.Check(os.RemoveAll(to.Path("data", "keystore")))
+			out, err := exec.Command("cp", "-a", from.Path("data")+"/.", to.Path("data")).CombinedOutput()
+			if err != nil {
+				ts.Fatalf("%v %s", err, out)
+			}
+		},
 		"file": func(ts *testscript.TestScript, _ bool, args []string) {
 			data, err := os.ReadFile(node(ts).Path(args[0]))
 			ts.Check(err)
