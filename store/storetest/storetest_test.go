@@ -105,3 +105,24 @@ func TestCluster_LosesNothingToPartitionsAndCrashes(t *testing.T) {
 		}
 	})
 }
+
+// TestCluster_StopsThoughADiskHangs stops a leader in an orderly way, which
+// wants to hand over and to write a snapshot, while its disk does not answer.
+func TestCluster_StopsThoughADiskHangs(t *testing.T) {
+	storetest.Bubble(t, func(t *testing.T) {
+		t.Helper()
+		c := storetest.NewCluster(t, storetest.Config{Size: 3})
+		i := c.Leader()
+		c.Disk(i).Hang()
+		go func() { _ = create(t, c.Member(i), "lost") }() // ends with the member
+		time.Sleep(time.Second)
+		start := time.Now()
+		c.Stop(i)
+		if took := time.Since(start); took > 40*time.Second {
+			t.Errorf("stopped after %s", took)
+		}
+		if err := create(t, c.Member(c.Leader()), "kept"); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,14 +28,18 @@ var (
 // secret that none of its tasks uses; and when all is well again, each service
 // runs as it is to, on nodes that are there.
 func TestSimulation(t *testing.T) {
+	var answered atomic.Int64 // one swarm may be without a leader most of the time, not all
+	t.Cleanup(func() {
+		if n := answered.Load(); n < 50*int64(*seeds) {
+			t.Errorf("only %d requests were answered: nothing is tested", n)
+		}
+	})
 	for seed := *first; seed < *first+*seeds; seed++ {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			s := simulate(t, seed, false)
 			s.trace.Report(t, seed, s.history)
-			if s.history.Len() < 30 {
-				t.Errorf("only %d requests were answered: nothing is tested", s.history.Len())
-			}
+			answered.Add(int64(s.history.Len()))
 		})
 	}
 }
