@@ -33,7 +33,6 @@ func TestErrors_OutsideASwarmAreDockers(t *testing.T) {
 		{"POST", "/swarm/join", `{"ListenAddr":"0.0.0.0:2377","RemoteAddrs":["192.168.78.99:2377"],"JoinToken":"bad"}`, 500, "invalid join token"},
 		{"POST", "/swarm/join", `{}`, 400, "at least 1 RemoteAddr is required to join"},
 		{"POST", "/swarm/init", `{"Spec":{"Name":"mine"}}`, 400, `swarm spec must be named "default"`},
-		{"POST", "/swarm/init", `{"ForceNewCluster":true}`, 501, "forcing a new cluster is not supported yet"},
 		{"GET", "/nosuch", "", 404, "page not found"},
 		{"PUT", "/services", "", 404, "page not found"},
 		{"GET", "/v1.99/info", "", 400, "client version 1.99 is too new. Maximum supported API version is 1.51"},

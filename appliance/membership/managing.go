@@ -17,6 +17,7 @@ import (
 	"skep/appliance/wire"
 	"skep/appliance/wire/control"
 	"skep/pki/identity"
+	"skep/pki/seal"
 	"skep/store"
 	"skep/store/object"
 	"skep/store/replica"
@@ -74,7 +75,7 @@ func (s *stay) manage(ctx context.Context) error {
 			// it, even if there are others like it.
 			s.cfg.Logger.ErrorContext(ctx, "no longer a manager", "err", err)
 			<-ctx.Done()
-		case errors.Is(err, replica.ErrRemoved), errors.Is(err, replica.ErrDamaged) && s.hasOthers():
+		case errors.Is(err, replica.ErrRemoved), s.isLost(err):
 			// The swarm goes on without this replica. If the node is to be a
 			// manager all the same, it comes back as another one.
 			s.cfg.Logger.WarnContext(ctx, "this replica is no longer part of the swarm", "err", err)
@@ -120,9 +121,10 @@ func (h *half) ask(ctx context.Context, node string) error {
 	return err
 }
 
-// hasOthers tells whether other managers have what this one has lost.
-func (s *stay) hasOthers() bool {
-	return slices.ContainsFunc(s.peers.list(), func(p wire.Peer) bool { return p.NodeID != s.node })
+// isLost tells whether what the replica has on the disk is damaged, and other
+// managers have it. What another key sealed only looks damaged.
+func (s *stay) isLost(err error) bool {
+	return errors.Is(err, replica.ErrDamaged) && !errors.Is(err, seal.ErrNoKey) && slices.ContainsFunc(s.peers.list(), func(p wire.Peer) bool { return p.NodeID != s.node })
 }
 
 // work is being a worker, until there is news of the certificate.

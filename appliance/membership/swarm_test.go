@@ -165,8 +165,8 @@ func (n *node) join(token string, at *node) {
 	}
 }
 
-// editWorker changes the object of node w1, by way of this manager.
-func (n *node) editWorker(change func(*object.Node)) {
+// edit changes the object of a node, by way of this manager.
+func (n *node) edit(name string, change func(*object.Node)) {
 	n.t.Helper()
 	for {
 		p, err := n.Store(n.t.Context())
@@ -175,7 +175,7 @@ func (n *node) editWorker(change func(*object.Node)) {
 		}
 		tx := store.Begin(p.Snapshot())
 		for o := range p.Snapshot().Nodes.All() {
-			if o.Description.Hostname == "w1" {
+			if o.Description.Hostname == name {
 				o = o.Clone().(*object.Node)
 				change(o)
 				tx.Update(o)
@@ -272,7 +272,7 @@ func TestSwarm_OfThreeManagersAndAWorker(t *testing.T) {
 		t.Errorf("a worker's store: %v", err)
 	}
 	t.Run("a follower writes", func(t *testing.T) {
-		m3.editWorker(func(n *object.Node) { n.Spec.Labels = map[string]string{"zone": "a"} })
+		m3.edit("w1", func(n *object.Node) { n.Spec.Labels = map[string]string{"zone": "a"} })
 		p, err := m3.Store(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -289,9 +289,9 @@ func TestSwarm_OfThreeManagersAndAWorker(t *testing.T) {
 		w.until("back", m2.sees(formed...))
 	})
 	t.Run("a worker is promoted and demoted", func(*testing.T) {
-		m1.editWorker(func(n *object.Node) { n.Spec.Role = swarm.NodeRoleManager })
+		m1.edit("w1", func(n *object.Node) { n.Spec.Role = swarm.NodeRoleManager })
 		w.until("promoted", func() bool { return slices.Contains(w1.seen(), "w1 manager ready reachable") })
-		m1.editWorker(func(n *object.Node) { n.Spec.Role = swarm.NodeRoleWorker })
+		m1.edit("w1", func(n *object.Node) { n.Spec.Role = swarm.NodeRoleWorker })
 		w.until("demoted", func() bool {
 			_, err := w1.Replica()
 			return err != nil && slices.Contains(m1.seen(), "w1 worker ready")
@@ -306,7 +306,7 @@ func TestSwarm_OfThreeManagersAndAWorker(t *testing.T) {
 		w.until("another leads", func() bool {
 			return slices.ContainsFunc(m2.seen(), func(l string) bool { return strings.HasSuffix(l, "leader") && !strings.HasPrefix(l, "m1") })
 		})
-		m2.editWorker(func(n *object.Node) { n.Spec.Availability = swarm.NodeAvailabilityDrain })
+		m2.edit("w1", func(n *object.Node) { n.Spec.Availability = swarm.NodeAvailabilityDrain })
 		m1.start()
 		w.until("it comes back", func() bool { return slices.Contains(m1.seen(), "m1 manager ready reachable") })
 	})
@@ -331,7 +331,7 @@ func TestSwarm_IsRecoveredByForce(t *testing.T) {
 	w1.join(tokens.Worker, m1)
 	w.until("formed", m3.sees("m1 manager ready reachable leader", "m2 manager ready reachable", "m3 manager ready reachable", "w1 worker ready"))
 	w.until("with three votes", func() bool { return m3.Voters() == 3 })
-	m1.editWorker(func(n *object.Node) { n.Spec.Labels = map[string]string{"kept": "yes"} })
+	m1.edit("w1", func(n *object.Node) { n.Spec.Labels = map[string]string{"kept": "yes"} })
 	m1.shut()
 	m2.shut()
 	if _, err := m3.Init(t.Context(), swarm.InitRequest{ForceNewCluster: true}); err != nil {
@@ -352,7 +352,7 @@ func TestSwarm_IsRecoveredByForce(t *testing.T) {
 	w.until("who comes back is told what to do", func() bool {
 		return strings.Contains(m1.Info(t.Context()).Error, `run "docker swarm leave --force" on it and let it join again`)
 	})
-	m3.editWorker(func(n *object.Node) { n.Spec.Availability = swarm.NodeAvailabilityPause })
+	m3.edit("w1", func(n *object.Node) { n.Spec.Availability = swarm.NodeAvailabilityPause })
 	if err := m1.Leave(t.Context(), true); err != nil {
 		t.Fatal(err)
 	}
