@@ -285,7 +285,7 @@ func (h *half) run(ctx context.Context, end context.CancelCauseFunc) error {
 // the group, or with its disk.
 func (h *half) replicate(ctx context.Context) error {
 	err := h.member.Run(ctx, h.lead)
-	if errors.Is(err, replica.ErrStalled) {
+	if errors.Is(err, replica.ErrStalled) || errors.Is(err, replica.ErrDisk) {
 		h.cfg.Fatal(err)
 	}
 	return err
