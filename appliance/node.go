@@ -16,6 +16,7 @@ import (
 	"skep/admin/engine"
 	"skep/appliance/agent"
 	"skep/appliance/config"
+	"skep/appliance/logstream"
 	"skep/appliance/membership"
 	"skep/appliance/share"
 	"skep/exec/containers"
@@ -48,6 +49,7 @@ type node struct {
 	volumes    *volumes.Store
 	containers *containers.Engine
 	tasks      *tasks.Executor
+	logs       *logstream.Server
 	membership *membership.Membership
 	api        *engine.API
 	mux        *admin.Mux
@@ -255,6 +257,7 @@ func (n *node) openContainers(ctx context.Context) (err error) {
 		},
 		Logger: n.logger.With("part", "tasks"),
 	}
+	n.logs = logstream.NewServer(n.tasks, n.logger.With("part", "logs"))
 	return nil
 }
 
@@ -298,7 +301,7 @@ func (n *node) openAPI(ctx context.Context) (err error) {
 		Images:     n.images,
 		Volumes:    n.volumes,
 		Networks:   n.networks,
-		TaskLogs:   n.tasks,
+		TaskLogs:   n.newLogReader(),
 		Host:       n.host,
 		Events:     n.journal,
 		Version:    Version,

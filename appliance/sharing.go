@@ -3,7 +3,6 @@ package appliance
 import (
 	"context"
 	"net"
-	"net/http"
 
 	"github.com/containerd/errdefs"
 
@@ -65,11 +64,4 @@ func (n *node) sharingRoutes() []control.Route {
 		{For: nodes, Pattern: share.Pattern, Handler: relay},
 		{For: nodes, Pattern: "POST /lookup", Handler: control.Handle(lookup)},
 	}
-}
-
-// serveManagers answers what managers ask of this node.
-func (n *node) serveManagers(ctx context.Context, conn net.Conn) error {
-	mux := http.NewServeMux()
-	mux.Handle(share.Pattern, share.Handler(n.membership.NodeID, n.images))
-	return share.ServeConn(ctx, conn, mux, n.logger)
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"iter"
 	"net/http"
 	"net/url"
@@ -92,8 +91,7 @@ func (a *API) tolerant(ctx context.Context, t *object.Task, q object.LogQuery) i
 				}
 				continue
 			case ctx.Err() == nil && !errors.Is(err, errdefs.ErrNotFound):
-				text := fmt.Appendf(nil, "log of task %s: %v\n", t.ID, err)
-				yield(logEntry{object.LogLine{Time: time.Now(), Stderr: true, Text: text}, detailsOf(t)})
+				yield(logEntry{object.Warning(time.Now(), err), detailsOf(t)})
 			}
 			return
 		}
@@ -116,6 +114,8 @@ func hasLog(t *object.Task) bool {
 func (a *API) mergedLogs(ctx context.Context, s *store.Snapshot, service string, q object.LogQuery) iter.Seq2[logEntry, error] {
 	return func(yield func(logEntry, error) bool) {
 		var sources []*logSource
+		// All at once: each may be on a node that does not answer.
+		var opening sync.WaitGroup
 		for t := range s.Tasks.By(store.ByService, service) {
 			if !hasLog(t) {
 				continue
@@ -123,10 +123,11 @@ func (a *API) mergedLogs(ctx context.Context, s *store.Snapshot, service string,
 			next, stop := iter.Pull(a.tolerant(ctx, t, q))
 			defer stop()
 			src := &logSource{next: next}
-			if src.advance() {
-				sources = append(sources, src)
-			}
+			sources = append(sources, src)
+			opening.Go(src.advance)
 		}
+		opening.Wait()
+		sources = slices.DeleteFunc(sources, func(s *logSource) bool { return s.ended })
 		for len(sources) > 0 {
 			i := 0
 			for j, src := range sources {
@@ -140,7 +141,7 @@ func (a *API) mergedLogs(ctx context.Context, s *store.Snapshot, service string,
 			if !yield(src.head, nil) {
 				return
 			}
-			if !src.advance() {
+			if src.advance(); src.ended {
 				sources = slices.Delete(sources, i, i+1)
 			}
 		}
@@ -149,14 +150,15 @@ func (a *API) mergedLogs(ctx context.Context, s *store.Snapshot, service string,
 
 // logSource is one of the logs that are merged.
 type logSource struct {
-	next func() (logEntry, bool)
-	head logEntry
-	open bool
+	next  func() (logEntry, bool)
+	head  logEntry
+	open  bool
+	ended bool
 }
 
-func (s *logSource) advance() (ok bool) {
-	s.head, ok = s.next()
-	return ok
+func (s *logSource) advance() {
+	head, ok := s.next()
+	s.head, s.ended = head, !ok
 }
 
 // followedLogs is what all tasks of a service write, those included that are

@@ -1,6 +1,7 @@
 package object
 
 import (
+	"fmt"
 	"io"
 	"time"
 )
@@ -21,6 +22,11 @@ type LogLine struct {
 	Stderr bool
 	// Text holds the newline, unless the line goes on in the next LogLine.
 	Text []byte
+}
+
+// Warning is the line that stands for what is missing of a log.
+func Warning(at time.Time, missing error) LogLine {
+	return LogLine{Time: at, Stderr: true, Text: fmt.Appendf(nil, "warning: incomplete log stream: %v\n", missing)}
 }
 
 // Streams are the ends of a client that is attached to a process. Nil means
