@@ -47,9 +47,11 @@ func (m *Member) Propose(ctx context.Context, tx *store.Tx) (uint64, error) {
 		return 0, shuttingDown()
 	}
 	defer m.calls.Done()
-	index, err := m.ask(ctx,
+	index, err := m.ask(ctx, false,
 		func() (uint64, error) { return m.apply(ctx, command) },
-		func(leader string) (uint64, error) { return m.cfg.Forward.Propose(ctx, leader, command) })
+		func(ctx context.Context, leader string) (uint64, error) {
+			return m.cfg.Forward.Propose(ctx, leader, command)
+		})
 	if err != nil {
 		if errors.Is(err, errLost) {
 			err = fmt.Errorf("propose change: %w: %w", ErrUnknownOutcome, err)
@@ -70,9 +72,9 @@ func (m *Member) Read(ctx context.Context) (*store.Snapshot, error) {
 		return nil, shuttingDown()
 	}
 	defer m.calls.Done()
-	index, err := m.ask(ctx,
+	index, err := m.ask(ctx, true,
 		func() (uint64, error) { return m.verify(ctx) },
-		func(leader string) (uint64, error) { return m.cfg.Forward.ReadIndex(ctx, leader) })
+		func(ctx context.Context, leader string) (uint64, error) { return m.cfg.Forward.ReadIndex(ctx, leader) })
 	if err == nil {
 		err = m.reach(ctx, index)
 	}
@@ -116,8 +118,8 @@ func (m *Member) ReadIndex(ctx context.Context) (uint64, error) {
 var errLost = errors.New("no answer from the leader")
 
 // ask asks the leader: here if it is this member, else there. It asks again only
-// if certainly nothing was done.
-func (m *Member) ask(ctx context.Context, here func() (uint64, error), there func(leader string) (uint64, error)) (uint64, error) {
+// if certainly nothing was done, or if what is asked for does nothing.
+func (m *Member) ask(ctx context.Context, again bool, here func() (uint64, error), there func(ctx context.Context, leader string) (uint64, error)) (uint64, error) {
 	for {
 		leader, changed, err := m.awaitLeader(ctx)
 		if err != nil {
@@ -130,12 +132,14 @@ func (m *Member) ask(ctx context.Context, here func() (uint64, error), there fun
 		case m.cfg.Forward == nil:
 			return 0, noLeader()
 		default:
-			index, err = there(leader)
+			tctx, cancel := m.whileLeads(ctx, leader)
+			index, err = there(tctx, leader)
+			cancel()
 			if _, answered := errors.AsType[*remoteError](err); err != nil && !answered && !errors.Is(err, ErrNotSent) {
 				err = fmt.Errorf("%w: %w", errLost, err)
 			}
 		}
-		if !errors.Is(err, ErrNotLeader) && !errors.Is(err, ErrNotSent) {
+		if !errors.Is(err, ErrNotLeader) && !errors.Is(err, ErrNotSent) && !(again && errors.Is(err, errLost)) {
 			return index, err
 		}
 		select {
@@ -147,6 +151,25 @@ func (m *Member) ask(ctx context.Context, here func() (uint64, error), there fun
 			return 0, shuttingDown()
 		}
 	}
+}
+
+// whileLeads is a context that ends when somebody else leads: one that was
+// leader and fell silent is not waited for.
+func (m *Member) whileLeads(ctx context.Context, leader string) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() { // until cancel
+		for ctx.Err() == nil {
+			changed := m.LeaderChanged()
+			if now := m.Leader(); now != "" && now != leader {
+				cancel()
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+			}
+		}
+	}()
+	return ctx, cancel
 }
 
 // apply makes the changes of a command, if this member leads.
