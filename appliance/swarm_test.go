@@ -54,7 +54,7 @@ func TestSwarmCrash_LosesNoAcknowledgedWrite(t *testing.T) {
 			s.Nodes()[v].Launch(t)
 		}
 		// Some are killed again while they boot, or before there is a leader.
-		time.Sleep(time.Duration(rand.IntN(1000)) * time.Millisecond)
+		time.Sleep(time.Duration(rand.IntN(800)) * time.Millisecond)
 	}
 	took := time.Since(began)
 	for _, n := range s.Nodes() {
@@ -66,9 +66,16 @@ func TestSwarmCrash_LosesNoAcknowledgedWrite(t *testing.T) {
 	for _, w := range writers {
 		maps.Copy(acked, w.acked)
 	}
+	var first map[string]bool
 	for i, w := range writers {
 		w.client.Timeout = time.Minute
 		have := w.list(t)
+		if first == nil {
+			first = have
+		}
+		if !maps.Equal(have, first) {
+			t.Errorf("manager %d has %d objects, manager 1 has %d, or others", i+1, len(have), len(first))
+		}
 		for name := range acked {
 			if !have[name] {
 				t.Errorf("manager %d lost %s", i+1, name)

@@ -176,14 +176,14 @@ func (m *machine) powerOff() error {
 // freeze stops every process of the machine, or lets it go on.
 func (m *machine) freeze(on bool) error {
 	for _, g := range m.groups {
-		switch {
-		case g.name == "freezer":
+		switch g.name {
+		case "freezer":
 			state := "THAWED"
 			if on {
 				state = "FROZEN"
 			}
 			return g.settle("freezer.state", state, state)
-		case g.name == "-":
+		case "-":
 			if on {
 				return g.settle("cgroup.freeze", "1", "frozen 1")
 			}
