@@ -61,6 +61,16 @@ func (tx *Tx) Update(o object.Object) { tx.add(opUpdate, o) }
 // Delete removes the object of the version that o has.
 func (tx *Tx) Delete(o object.Object) { tx.add(opDelete, o) }
 
+// Depart notes that a node which holds the gossip's keys is not to hold the next
+// ones: it is removed or demoted by this transaction.
+func (tx *Tx) Depart() {
+	if c := tx.base.Cluster(); c != nil {
+		c = c.Clone().(*object.Cluster)
+		c.GossipKeys.Departures++
+		tx.Update(c)
+	}
+}
+
 // Len is how many objects would change.
 func (tx *Tx) Len() int { return len(tx.changes) }
 

@@ -101,6 +101,7 @@ func (a *API) updateNode(_ http.ResponseWriter, r *http.Request) error {
 			if err := checkDemotion(s, old); err != nil {
 				return err
 			}
+			tx.Depart()
 		}
 		n := clone(old)
 		n.Spec = spec
@@ -148,6 +149,7 @@ func (a *API) removeNode(_ http.ResponseWriter, r *http.Request) error {
 			return object.Errorf(errdefs.ErrFailedPrecondition, "node %s is not down and can't be removed", n.ID)
 		}
 		tx.Delete(n)
+		tx.Depart()
 		return nil
 	})
 }

@@ -20,6 +20,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/moby/moby/api/types/swarm"
 	"golang.org/x/sync/errgroup"
@@ -75,6 +76,9 @@ type Config struct {
 	// Swarm takes what a manager says of the swarm. Of what comes while a call
 	// lasts, only the last is passed on; ctx ends with the session.
 	Swarm func(ctx context.Context, s wire.Swarm) error
+	// Nodes takes where the members of the swarm are, all of them, in the order of
+	// their IDs, as addresses without a port.
+	Nodes func(all []wire.Peer)
 	// Invited opens the stream of that name to the manager that leads and serves
 	// it until it ends; its ctx is that of Run.
 	Invited func(ctx context.Context, stream string)
@@ -89,6 +93,9 @@ type Config struct {
 // Agent runs a node's tasks.
 type Agent struct {
 	cfg Config
+
+	// keys is the version of the gossip's keys that Config.Swarm has taken in.
+	keys atomic.Uint64
 
 	saving sync.Mutex // held while the file is written, before mu
 

@@ -70,6 +70,8 @@ type session struct {
 	landed   chan uint64                 // size 1: the last sequence that was acknowledged
 
 	swarm chan *wire.Swarm    // size 1: what was said last, not yet passed on
+	nodes chan []wire.Peer    // the same of the nodes
+	place map[string]string   // owned by listen: where the nodes are
 	held  chan *wire.Holdings // to be sent
 }
 
@@ -90,6 +92,8 @@ func (a *Agent) session(ctx context.Context, tasks *errgroup.Group) (welcomed bo
 		news:   make(chan struct{}, 1),
 		landed: make(chan uint64, 1),
 		swarm:  make(chan *wire.Swarm, 1),
+		nodes:  make(chan []wire.Peer, 1),
+		place:  map[string]string{},
 		held:   make(chan *wire.Holdings),
 	}
 	told := wire.Describe{Description: desc, Member: a.member()}
@@ -175,6 +179,8 @@ func (s *session) listen(ctx context.Context, tasks *errgroup.Group) error {
 			default:
 			}
 			s.swarm <- m.Swarm
+		case m.Nodes != nil:
+			s.moved(m.Nodes)
 		case m.Invite != nil:
 			s.agent.invited(ctx, m.Invite.Stream, tasks)
 		case m.Refusal != nil:
@@ -278,7 +284,7 @@ func (s *session) talk(ctx context.Context, told wire.Describe) error {
 			beat.Reset(beatEvery(p))
 			continue
 		case <-beat.C:
-			m.Beat = &wire.Beat{}
+			m.Beat = &wire.Beat{Keys: s.agent.keys.Load()}
 		case <-s.news:
 			s.mu.Lock()
 			m.Acknowledge = &wire.Acknowledge{ResultsIn: s.acknowledge}

@@ -3,7 +3,9 @@ package agent
 import (
 	"context"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -47,11 +49,43 @@ func (s *session) passOn(ctx context.Context) error {
 			if s.agent.cfg.Swarm == nil {
 				continue
 			}
-			if err := s.agent.cfg.Swarm(ctx, *sw); err != nil && ctx.Err() == nil {
+			switch err := s.agent.cfg.Swarm(ctx, *sw); {
+			case err == nil:
+				s.agent.keys.Store(sw.GossipVersion)
+			case ctx.Err() == nil:
 				s.agent.cfg.Logger.WarnContext(ctx, "news of the swarm not taken in", "err", err)
+			}
+		case nodes := <-s.nodes:
+			if s.agent.cfg.Nodes != nil {
+				s.agent.cfg.Nodes(nodes)
 			}
 		}
 	}
+}
+
+// moved takes in where the nodes are.
+func (s *session) moved(n *wire.Nodes) {
+	if n.Complete {
+		clear(s.place)
+	}
+	for _, p := range n.Items {
+		s.place[p.NodeID] = p.Addr
+	}
+	for _, id := range n.Gone {
+		delete(s.place, id)
+	}
+	if n.More {
+		return
+	}
+	all := make([]wire.Peer, 0, len(s.place))
+	for _, id := range slices.Sorted(maps.Keys(s.place)) {
+		all = append(all, wire.Peer{NodeID: id, Addr: s.place[id]})
+	}
+	select { // replace an older one
+	case <-s.nodes:
+	default:
+	}
+	s.nodes <- all
 }
 
 // hold tells the manager which images the node has.

@@ -115,3 +115,69 @@ func TestAgent_TakesPartInTheSwarm(t *testing.T) {
 		stop()
 	})
 }
+
+func TestAgent_SaysWhichKeysItHasAndLearnsWhereTheNodesAre(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var got [][]wire.Peer
+		fails := true
+		m, _, stop := startWith(t, filepath.Join(t.TempDir(), "tasks"), &runtime{}, func(cfg *agent.Config) {
+			cfg.Swarm = func(context.Context, wire.Swarm) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if fails {
+					return errors.New("not now")
+				}
+				return nil
+			}
+			cfg.Nodes = func(all []wire.Peer) {
+				mu.Lock()
+				defer mu.Unlock()
+				got = append(got, all)
+			}
+		})
+		c := m.welcome()
+		beat := func(want uint64) {
+			t.Helper()
+			m.send(c, &wire.Message{Beat: &wire.Beat{Period: time.Second}})
+			for {
+				if b := m.receive(c).Beat; b != nil {
+					if b.Keys != want {
+						t.Errorf("keys: got version %d, want %d", b.Keys, want)
+					}
+					return
+				}
+			}
+		}
+		tell := func(version uint64) {
+			m.send(c, &wire.Message{Swarm: &wire.Swarm{GossipVersion: version}})
+			synctest.Wait()
+		}
+		beat(0)
+		tell(7)
+		beat(0)
+		mu.Lock()
+		fails = false
+		mu.Unlock()
+		tell(8)
+		beat(8)
+
+		at := func(id, addr string) wire.Peer { return wire.Peer{NodeID: id, Addr: addr} }
+		for _, n := range []*wire.Nodes{
+			{Complete: true, More: true, Items: []wire.Peer{at("b", "1")}},
+			{Items: []wire.Peer{at("a", "2")}},
+			{Items: []wire.Peer{at("c", "3"), at("a", "4")}, Gone: []string{"b"}},
+			{Complete: true},
+		} {
+			m.send(c, &wire.Message{Nodes: n})
+			synctest.Wait()
+		}
+		mu.Lock()
+		want := [][]wire.Peer{{at("a", "2"), at("b", "1")}, {at("a", "4"), at("c", "3")}, {}}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("nodes (-want +got):\n%s", diff)
+		}
+		mu.Unlock()
+		stop()
+	})
+}

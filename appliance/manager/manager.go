@@ -20,6 +20,7 @@ import (
 	"skep/appliance/manager/allocator"
 	"skep/appliance/manager/dispatcher"
 	"skep/appliance/manager/enforcer"
+	"skep/appliance/manager/keys"
 	"skep/appliance/manager/orchestrator"
 	"skep/appliance/manager/reaper"
 	"skep/appliance/manager/roles"
@@ -68,6 +69,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		{"scheduler", scheduler.Run},
 		{"enforcer", enforcer.Run},
 		{"reaper", reaper.Run},
+		{"keys", func(ctx context.Context, s store.Proposer) error { return keys.Run(ctx, s, m.dispatcher.HaveKeys) }},
 		{"dispatcher", func(ctx context.Context, _ store.Proposer) error { return m.dispatcher.Run(ctx) }},
 	}
 	if m.cfg.Replica != nil {

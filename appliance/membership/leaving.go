@@ -109,6 +109,7 @@ func (h *half) resign(ctx context.Context) error {
 		n.Spec.Role = swarm.NodeRoleWorker
 		tx := store.Begin(snap)
 		tx.Update(n)
+		tx.Depart()
 		if _, err := h.member.Propose(ctx, tx); !errors.Is(err, store.ErrSequence) {
 			return err
 		}

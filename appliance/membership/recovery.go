@@ -50,6 +50,7 @@ func (h *half) recovered(ctx context.Context, id identity.State) error {
 		tx := store.Begin(snap)
 		c = c.Clone().(*object.Cluster)
 		c.Epoch = id.Epoch
+		c.GossipKeys.Departures++
 		tx.Update(c)
 		for n := range snap.Nodes.All() {
 			if n.ID == h.node || n.Spec.Role != swarm.NodeRoleManager {

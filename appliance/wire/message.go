@@ -34,6 +34,7 @@ type Message struct {
 	Swarm       *Swarm       `cbor:"9,keyasint,omitempty"`
 	Invite      *Invite      `cbor:"10,keyasint,omitempty"`
 	Holdings    *Holdings    `cbor:"11,keyasint,omitempty"`
+	Nodes       *Nodes       `cbor:"12,keyasint,omitempty"`
 }
 
 // Hello opens a session.
@@ -50,7 +51,7 @@ type Member struct {
 	Addr   string // host:port where the node's control port is reached
 }
 
-// Peer is a manager.
+// Peer is a node and where it is reached: a manager by host:port.
 type Peer = identity.Peer
 
 // Swarm is what every node is to know of its swarm. It follows the welcome, and
@@ -69,6 +70,17 @@ type Swarm struct {
 	// one to send with.
 	GossipVersion uint64
 	GossipKeys    [][]byte
+}
+
+// Nodes are the members of the swarm and where they are: all of them (Complete)
+// or those that are new, or elsewhere now, and those that are gone.
+//
+// Invariant: the last part, the one without More, makes the list whole.
+type Nodes struct {
+	Complete bool
+	More     bool
+	Items    []Peer // Addr is an IP address alone
+	Gone     []string
 }
 
 // Invite asks the node to open a stream of that name to the manager.
@@ -103,8 +115,11 @@ type Refusal struct {
 }
 
 // Beat says that a side is alive. From the manager it holds the time until the
-// next beat is due.
-type Beat struct{ Period time.Duration }
+// next beat is due, from the node the version of the gossip's keys that it has.
+type Beat struct {
+	Period time.Duration
+	Keys   uint64 `cbor:",omitempty"`
+}
 
 // Describe says that the node has changed.
 type Describe struct {

@@ -67,6 +67,8 @@ func messages(tb testing.TB) []*wire.Message {
 		{Describe: &wire.Describe{Description: swarm.NodeDescription{Hostname: "n2"}, Member: &wire.Member{RaftID: "r1", Addr: "10.0.0.2:2377"}}},
 		{Swarm: &wire.Swarm{Managers: []wire.Peer{{NodeID: "m1", Addr: "10.0.0.1:2377"}}, Role: swarm.NodeRoleWorker, GossipKeys: [][]byte{{1}}}},
 		{Invite: &wire.Invite{Stream: "s"}},
+		{Nodes: &wire.Nodes{Complete: true, Items: []wire.Peer{{NodeID: "n1", Addr: "10.0.0.1"}}, Gone: []string{"n2"}}},
+		{Beat: &wire.Beat{Keys: 7}},
 		{Holdings: &wire.Holdings{Complete: true, Images: []wire.Image{{Names: []string{"docker.io/library/x:1"}}}, Gone: []digest.Digest{"sha256:00"}}},
 	}
 }

@@ -53,12 +53,33 @@ type Cluster struct {
 	GossipKeys GossipKeys
 }
 
-// GossipKeys are the keys of the nodes' gossip; secret.
+// GossipKeys are the keys of the nodes' gossip; secret. A new key is first
+// added, then used, and then the others are removed; whoever has missed one of
+// these steps still understands the others.
 type GossipKeys struct {
+	// Version grows with each step.
 	Version uint64
-	Keys    [][]byte // 32 bytes each; the first is the one to send with
-	Rotated int64    // Unix nanoseconds
+	// Keys are 32 bytes each, three at most; the first is the one to send with.
+	Keys [][]byte
+	Step KeyStep
+	// Stepped is when Step was begun, and Rotated when the newest key was made;
+	// both in Unix nanoseconds.
+	Stepped, Rotated int64
+	// Departures counts the nodes that held the keys and were removed or
+	// demoted, and Answered is as far as that was followed by a new key.
+	Departures, Answered uint64
 }
+
+// KeyStep is how far a change of keys is.
+type KeyStep string
+
+// The steps. While a key is added it is the last and nobody sends with it; when
+// it is used it is the first, and the others are still understood.
+const (
+	KeyRest KeyStep = ""
+	KeyAdd  KeyStep = "add"
+	KeyUse  KeyStep = "use"
+)
 
 // RootCA is the swarm's certificate authority.
 type RootCA struct {

@@ -25,6 +25,7 @@ type sent struct {
 	items map[item]int
 	count uint64            // sets so far
 	swarm [sha256.Size]byte // of what it was told of the swarm
+	nodes uint64            // how much of the roster
 }
 
 // next is the next set of assignments for the node, or nil if nothing changed.

@@ -9,12 +9,16 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 
 	"skep/appliance/manager/loop"
+	"skep/store"
 )
 
 const (
 	// settle is how long a node whose session ended has to begin another before
 	// it is called disconnected.
 	settle = time.Second
+	// proof is how long a node has to show that it is alive when gossip says
+	// that it is not: it is asked to beat in minPeriod.
+	proof = minPeriod + 1500*time.Millisecond
 
 	msgLeader  = `Node moved to "unknown" state due to leadership change in cluster`
 	msgMissed  = "heartbeat failure"
@@ -27,13 +31,21 @@ type clock struct {
 	until time.Time // the node is down then, unless it is heard of
 	heard time.Time // when it last was
 	lost  time.Time // when its session ended; zero if it has one, or was reported
+	asked time.Time // when it was last asked whether it is alive; zero is never
 }
 
 // down is when the node is down, as far as is known now. Gossip alone never
-// makes a node down: it only takes away the patience with one that is silent for
-// more than a beat.
+// makes a node down: it only takes away the patience with one that does not
+// answer, or is silent for more than a beat.
 func (c *clock) down(dead bool, period time.Duration) time.Time {
-	if soon := c.heard.Add(period + 2*period/inexact); dead && soon.Before(c.until) {
+	if !dead {
+		return c.until
+	}
+	soon := c.heard.Add(period + 2*period/inexact)
+	if asked := c.asked.Add(proof); c.asked.After(c.heard) && asked.Before(soon) {
+		soon = asked
+	}
+	if soon.Before(c.until) {
 		return soon
 	}
 	return c.until
@@ -65,7 +77,20 @@ func (b *beliefs) is(node string) bool {
 func (d *Dispatcher) Hint(node string, dead bool) {
 	d.beliefs.set(node, dead)
 	if t := d.term.Load(); t != nil {
+		if dead {
+			t.ask(node, time.Now())
+		}
 		signal(t.soon)
+	}
+}
+
+// ask has a node show that it is alive.
+func (t *term) ask(node string, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if c := t.clocks[node]; c != nil && t.sessions[node] != nil {
+		c.asked = now
+		t.wake(node, func(o *outbox) { o.ask = true })
 	}
 }
 
@@ -77,6 +102,7 @@ func (t *term) start(now time.Time) {
 	snap := t.cfg.Store.Snapshot()
 	period := t.period()
 	t.managers.Store(managers(snap))
+	t.roster.follow(store.Changes{Snapshot: snap, All: true})
 	for n := range snap.Nodes.All() {
 		if n.Status.State == swarm.NodeStateDown {
 			continue

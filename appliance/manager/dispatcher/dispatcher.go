@@ -149,6 +149,23 @@ func (d *Dispatcher) Generation(node string) (g uint64, ok bool) {
 	return 0, false
 }
 
+// HaveKeys says whether all nodes that are not down have the gossip's keys of
+// that version, as they say.
+func (d *Dispatcher) HaveKeys(version uint64) bool {
+	t := d.term.Load()
+	if t == nil {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for node := range t.clocks {
+		if s := t.sessions[node]; s == nil || s.keys < version {
+			return false
+		}
+	}
+	return true
+}
+
 // accept serves what was dialed in this process.
 func (d *Dispatcher) accept(ctx context.Context, g *errgroup.Group) error {
 	for {

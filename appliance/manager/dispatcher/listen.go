@@ -22,6 +22,7 @@ func (t *term) listen(s *session) error {
 		t.heard(s, time.Now())
 		switch {
 		case m.Beat != nil:
+			t.holds(s, m.Beat.Keys)
 			s.poke(func(o *outbox) { o.beat = true })
 		case m.Describe != nil:
 			err = t.describe(s, m.Describe)

@@ -30,6 +30,7 @@ type session struct {
 	replaced   chan struct{} // closed when another session takes over
 	news       chan struct{} // size 1: there is something in out
 	pending    atomic.Int32  // reports that are not written yet
+	keys       uint64        // guarded by the term's mu: the version of the gossip's keys that the node has
 
 	mu  sync.Mutex
 	out outbox // guarded by mu
@@ -37,9 +38,11 @@ type session struct {
 
 // outbox is what is to be sent.
 type outbox struct {
-	beat, assign, swarm bool
-	invitations         []string
-	acknowledge         uint64 // statuses up to this are stored; 0 is none
+	beat, assign, swarm, nodes bool
+	// ask: the node is to show that it is alive.
+	ask         bool
+	invitations []string
+	acknowledge uint64 // statuses up to this are stored; 0 is none
 	// unanswered: the node has not yet stored the last assignments.
 	unanswered bool
 	refuse     error // ends the session
@@ -105,7 +108,7 @@ func (t *term) serve(ctx context.Context, conn net.Conn, from pki.Node) error {
 		node: node, state: swarm.NodeStateReady, address: address(conn),
 		description: &m.Hello.Description, member: m.Hello.Member,
 	})
-	s.poke(func(o *outbox) { o.swarm, o.assign = true, true })
+	s.poke(func(o *outbox) { o.swarm, o.nodes, o.assign = true, true, true })
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return t.listen(s) })
 	err = ended(t.talk(gctx, s)) // which says so if the listening ended first
@@ -161,9 +164,14 @@ func (t *term) talk(ctx context.Context, s *session) error {
 
 // tell sends what is in the outbox.
 func (t *term) tell(s *session, sent *sent, o outbox) error {
-	if o.beat {
+	if o.beat || o.ask {
 		next := t.nextPeriod()
-		t.alive(s, time.Now().Add(missed*next))
+		if o.beat {
+			t.alive(s, time.Now().Add(missed*next))
+		}
+		if o.ask {
+			next = minPeriod
+		}
 		if err := s.send(&wire.Message{Beat: &wire.Beat{Period: next}}); err != nil {
 			return err
 		}
@@ -187,6 +195,11 @@ func (t *term) tell(s *session, sent *sent, o outbox) error {
 			return err
 		}
 	}
+	if o.nodes {
+		if err := t.tellNodes(s, sent); err != nil {
+			return err
+		}
+	}
 	if !o.assign {
 		return nil
 	}
@@ -200,6 +213,19 @@ func (t *term) tell(s *session, sent *sent, o outbox) error {
 	}
 	for _, part := range set.Parts() {
 		if err := s.send(&wire.Message{Assignments: part}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *term) tellNodes(s *session, sent *sent) error {
+	var news *wire.Nodes
+	if news, sent.nodes = t.roster.since(sent.nodes); news == nil {
+		return nil
+	}
+	for _, part := range news.Parts() {
+		if err := s.send(&wire.Message{Nodes: part}); err != nil {
 			return err
 		}
 	}

@@ -260,6 +260,7 @@ func TestServe_ConnectionLossAndGossip(t *testing.T) {
 	tests := []struct {
 		name         string
 		speaks, lost bool          // the node beats, or its connection is lost at once
+		answers      bool          // the node beats when it is asked to
 		dead         time.Duration // when gossip takes the node for dead; negative is never
 		disconnected time.Duration // when the node is so; 0 is never
 		down         time.Duration // 0 is never
@@ -267,7 +268,9 @@ func TestServe_ConnectionLossAndGossip(t *testing.T) {
 		{name: "well", speaks: true, dead: -1},
 		{name: "well, whatever gossip says", speaks: true, dead: 0},
 		{name: "silent", dead: -1, down: 15 * time.Second},
-		{name: "silent and dead", dead: 2 * time.Second, down: 6 * time.Second},
+		{name: "silent and dead", dead: 2 * time.Second, down: 4500 * time.Millisecond},
+		{name: "silent and dead soon after a beat is due", dead: 5 * time.Second, down: 6 * time.Second},
+		{name: "answers", speaks: true, answers: true, dead: 6 * time.Second},
 		{name: "silent and dead later", dead: 9 * time.Second, down: 9 * time.Second},
 		{name: "lost", lost: true, dead: -1, disconnected: time.Second, down: 15 * time.Second},
 		{name: "lost and dead", lost: true, dead: 3 * time.Second, disconnected: time.Second, down: 6 * time.Second},
@@ -287,6 +290,9 @@ func TestServe_ConnectionLossAndGossip(t *testing.T) {
 				for at := time.Duration(0); at < 25*time.Second; at += 500 * time.Millisecond {
 					if at == tt.dead {
 						w.d.Hint("n1", true)
+					}
+					if tt.answers && asked(a) {
+						a.send(&wire.Message{Beat: &wire.Beat{}})
 					}
 					if tt.speaks && at%(5*time.Second) == 0 {
 						a.send(&wire.Message{Beat: &wire.Beat{}})
@@ -308,6 +314,121 @@ func TestServe_ConnectionLossAndGossip(t *testing.T) {
 			})
 		})
 	}
+}
+
+// asked says whether the node is to show that it is alive.
+func asked(a *agent) (asked bool) {
+	synctest.Wait()
+	for len(a.got) > 0 {
+		m := <-a.got
+		asked = asked || m.Beat != nil && m.Beat.Period == time.Second
+	}
+	return asked
+}
+
+func TestServe_TellsWhereTheNodesAre(t *testing.T) {
+	run(t, func(t *testing.T, w *world) { //nolint:thelper // the body of the test
+		w.editNode("n2", func(n *object.Node) { n.Status.Addr = "10.0.0.2" })
+		a, _ := w.dial()
+		want := func(what string, want ...*wire.Nodes) {
+			t.Helper()
+			synctest.Wait()
+			var got []*wire.Nodes
+			for len(a.got) > 0 {
+				if m := <-a.got; m.Nodes != nil {
+					got = append(got, m.Nodes)
+				}
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", what, diff)
+			}
+		}
+		at := func(id, addr string) []wire.Peer { return []wire.Peer{{NodeID: id, Addr: addr}} }
+		want("at first", &wire.Nodes{Complete: true, Items: at("n2", "10.0.0.2")})
+		w.editNode("n2", func(n *object.Node) { n.Status.State = swarm.NodeStateReady })
+		want("another state")
+		w.editNode("n2", func(n *object.Node) { n.Status.Addr = "10.0.0.3" })
+		want("another address", &wire.Nodes{Items: at("n2", "10.0.0.3")})
+		w.editNode("n2", func(n *object.Node) {
+			n.Spec.Role, n.ManagerStatus = swarm.NodeRoleManager, &swarm.ManagerStatus{Addr: "10.0.0.4:2377"}
+		})
+		want("a manager says where it is", &wire.Nodes{Items: at("n2", "10.0.0.4")})
+		w.editNode("n1", func(n *object.Node) { n.Status.Addr = "::ffff:10.0.0.1" })
+		want("itself", &wire.Nodes{Items: at("n1", "10.0.0.1")})
+		n := w.node("n2")
+		w.store.Write(t, func(tx *store.Tx) { tx.Delete(n) })
+		want("removed", &wire.Nodes{Gone: []string{"n2"}})
+		a, _ = w.dial()
+		want("another session", &wire.Nodes{Complete: true, Items: at("n1", "10.0.0.1")})
+	})
+}
+
+func TestServe_TellsAllWhoIsFarBehind(t *testing.T) {
+	run(t, func(t *testing.T, w *world) { //nolint:thelper // the body of the test
+		a, _ := w.dial()
+		synctest.Wait()
+		for round := range 10 {
+			w.store.Write(t, func(tx *store.Tx) {
+				for i := range 500 {
+					n := &object.Node{}
+					n.ID, n.Status.Addr = fmt.Sprintf("%d-%d", round, i), "10.0.0.9"
+					tx.Create(n)
+				}
+			})
+		}
+		known := map[string]bool{}
+		complete := 0
+		// What the pipe does not take is sent as it is read.
+		for len(known) < 5000 {
+			synctest.Wait()
+			if len(a.got) == 0 {
+				t.Fatalf("the node is told of %d nodes", len(known))
+			}
+			m := <-a.got
+			if m.Nodes == nil {
+				continue
+			}
+			if m.Nodes.Complete {
+				complete++
+				clear(known)
+			}
+			for _, p := range m.Nodes.Items {
+				known[p.NodeID] = true
+			}
+		}
+		if complete != 1 {
+			t.Errorf("%d complete lists", complete)
+		}
+	})
+}
+
+func TestHaveKeys_IsWhatAllNodesSay(t *testing.T) {
+	run(t, func(t *testing.T, w *world) { //nolint:thelper // the body of the test
+		if !w.d.HaveKeys(7) {
+			t.Error("nodes that are down are waited for")
+		}
+		a, _ := w.dial()
+		synctest.Wait()
+		if w.d.HaveKeys(7) {
+			t.Error("a node that has not said so has the keys")
+		}
+		a.send(&wire.Message{Beat: &wire.Beat{Keys: 7}})
+		synctest.Wait()
+		if !w.d.HaveKeys(7) || w.d.HaveKeys(8) {
+			t.Errorf("keys 7 and 8: got %t, %t", w.d.HaveKeys(7), w.d.HaveKeys(8))
+		}
+		if err := a.close(); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if w.d.HaveKeys(7) {
+			t.Error("a node without a session has the keys")
+		}
+		time.Sleep(time.Minute)
+		if !w.d.HaveKeys(7) {
+			t.Error("a node that went down is waited for")
+		}
+	})
 }
 
 func TestRun_UnknownNodesDoNotGetTimeFromEachLeader(t *testing.T) {

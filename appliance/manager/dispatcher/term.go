@@ -25,6 +25,7 @@ type term struct {
 	beliefs *beliefs
 	// managers are the peers that all nodes are told; owned by follow.
 	managers atomic.Pointer[[]wire.Peer]
+	roster   *roster
 	holding  sync.Mutex // held while Config.Holdings is called
 
 	mu         sync.Mutex // guards all below
@@ -43,6 +44,7 @@ func newTerm(cfg Config, b *beliefs) *term {
 		sessions:   map[string]*session{},
 		clocks:     map[string]*clock{},
 		beliefs:    b,
+		roster:     newRoster(),
 		registered: map[string][]time.Time{},
 	}
 }
@@ -113,6 +115,13 @@ func (t *term) hold(s *session, h *wire.Holdings) {
 	}
 }
 
+// holds notes which of the gossip's keys a node has.
+func (t *term) holds(s *session, version uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s.keys = version
+}
+
 // invite asks a node to open a stream.
 func (t *term) invite(node, stream string) bool {
 	t.mu.Lock()
@@ -146,11 +155,15 @@ func (t *term) follow(ctx context.Context) error {
 		if peers {
 			t.managers.Store(managers(ch.Snapshot))
 		}
+		moved := t.roster.follow(ch)
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		for node := range t.sessions {
 			if peers {
 				t.wake(node, func(o *outbox) { o.swarm = true })
+			}
+			if moved {
+				t.wake(node, func(o *outbox) { o.nodes = true })
 			}
 			if ch.All {
 				t.wake(node, func(o *outbox) { o.assign = true })
