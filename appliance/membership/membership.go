@@ -38,6 +38,9 @@ type Config struct {
 	// Held takes what nodes say of their images while this one leads, and nil
 	// when a node's session ends. It may be nil.
 	Held func(node string, h *wire.Holdings)
+	// Gossip is told what the node is to do to learn who is alive, whenever that
+	// changes: nothing, if there is no Node. It must not block. It may be nil.
+	Gossip func(Gossip)
 	// Routes are more routes of the control port.
 	Routes []control.Route
 	// Rekey has the keystore follow the swarm, while the node is a manager with
@@ -50,6 +53,16 @@ type Config struct {
 	// Beside runs while the node is a manager, with its replica.
 	Beside []func(ctx context.Context, s store.Proposer) error
 	Logger *slog.Logger
+}
+
+// Gossip is what members of a swarm need to tell each other that they are alive.
+type Gossip struct {
+	Cluster, Node string
+	// Nodes are the members, this node too, with their addresses.
+	Nodes []wire.Peer
+	// Version is that of Keys, of which the first is to be sent with; secret.
+	Version uint64
+	Keys    [][]byte
 }
 
 // Sealed is a part of the node whose files the keyring seals.

@@ -55,6 +55,8 @@ type stay struct {
 	mu   sync.Mutex
 	conn net.Conn // guarded by mu: the session, if there is one
 
+	gossip Gossip // owned by what passes on what managers say
+
 	// end ends the stay for a reason: at most one is needed. ended closes when
 	// it has ended, and left is then what leaving came to.
 	end   chan error
@@ -91,11 +93,16 @@ func (m *Membership) stayOnce(ctx context.Context, pending *call) error {
 	m.stay.Store(s)
 	defer func() {
 		m.stay.Store(nil)
+		if m.cfg.Gossip != nil {
+			m.cfg.Gossip(Gossip{})
+		}
 		close(s.ended)
 	}()
 	err = s.run(ctx, pending)
 	if errors.Is(err, errExpelled) && ctx.Err() == nil {
 		// Nothing of the swarm runs on here. The rest waits for the user.
+		s.gossip.Node = ""
+		s.tellGossip()
 		if left := m.cfg.Executor.Retain(ctx, nil); left != nil {
 			m.cfg.Logger.ErrorContext(ctx, "could not remove the tasks of a swarm that the node was removed from", "err", left)
 		}
@@ -144,6 +151,7 @@ func (m *Membership) newStay() (*stay, error) {
 		peers:   &peers{all: st.Peers},
 		renewal: make(chan struct{}, 1),
 		welcome: make(chan struct{}),
+		gossip:  Gossip{Cluster: st.ClusterID, Node: st.NodeID},
 		end:     make(chan error, 1),
 		ended:   make(chan struct{}),
 	}
@@ -226,6 +234,7 @@ func (s *stay) newAgent() *agent.Agent {
 		Executor: s.cfg.Executor,
 		Dial:     s.dial,
 		Swarm:    s.toldOfSwarm,
+		Nodes:    s.toldOfNodes,
 		Member:   s.asMember,
 		Holdings: s.cfg.Holdings,
 		Logger:   s.cfg.Logger.With("part", "agent"),
@@ -307,10 +316,35 @@ func (s *stay) toldOfSwarm(_ context.Context, told wire.Swarm) error {
 	if s.mustRenew(told) {
 		s.askRenewal()
 	}
+	if len(told.GossipKeys) > 0 && (told.GossipVersion != s.gossip.Version || len(s.gossip.Keys) == 0) {
+		s.gossip.Version, s.gossip.Keys = told.GossipVersion, told.GossipKeys
+		s.tellGossip()
+	}
 	if !s.isManager() {
 		s.welcomeHere()
 	}
 	return nil
+}
+
+// toldOfNodes takes in where the nodes of the swarm are.
+func (s *stay) toldOfNodes(all []wire.Peer) {
+	s.gossip.Nodes = all
+	s.tellGossip()
+}
+
+func (s *stay) tellGossip() {
+	if s.cfg.Gossip != nil {
+		s.cfg.Gossip(s.gossip)
+	}
+}
+
+// Hint takes what gossip believes of a node. It counts while this node leads.
+func (m *Membership) Hint(node string, dead bool) {
+	if s := m.stay.Load(); s != nil {
+		if h := s.half.Load(); h != nil {
+			h.manager.Hint(node, dead)
+		}
+	}
 }
 
 // keep writes down what the node needs to find its swarm again.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -39,8 +40,10 @@ type node struct {
 	file config.Swarm
 	m    *machine
 	keys *identity.Keystore
-	stop context.CancelFunc
-	done chan error
+	// gossip is what the node was told of it last.
+	gossip atomic.Pointer[membership.Gossip]
+	stop   context.CancelFunc
+	done   chan error
 }
 
 // add starts a node that is in no swarm, at 127.1.0.<number>.
@@ -71,6 +74,7 @@ func (n *node) start() {
 	n.Membership = membership.New(membership.Config{
 		File: n.file, Dir: n.dir, Keys: keys, Executor: n.m, Links: links,
 		Describe: n.describe,
+		Gossip:   func(g membership.Gossip) { n.gossip.Store(&g) },
 		Logger:   slog.New(slog.NewTextHandler(n.t.Output(), nil)).With("node", n.name),
 	})
 	n.m.describe = func() swarm.NodeDescription { return n.describe(n.TLSInfo()) }
@@ -283,6 +287,17 @@ func TestSwarm_OfThreeManagersAndAWorker(t *testing.T) {
 			}
 		}
 	})
+	t.Run("all learn how to gossip", func(*testing.T) {
+		for _, n := range w.nodes {
+			w.until(n.name+" knows", func() bool {
+				g := n.gossip.Load()
+				return g != nil && g.Node == n.Info(t.Context()).NodeID && len(g.Nodes) == 4 && g.Version > 0 && len(g.Keys) > 0 &&
+					slices.Equal(g.Keys[0], m1.gossip.Load().Keys[0])
+			})
+		}
+		m1.Hint(w1.Info(t.Context()).NodeID, true) // which the node's beats deny
+		w1.Hint("", true)                          // which counts for nothing
+	})
 	t.Run("a manager starts again", func(*testing.T) {
 		m2.shut()
 		m2.start()
@@ -316,6 +331,9 @@ func TestSwarm_OfThreeManagersAndAWorker(t *testing.T) {
 		}
 		if s := w1.Info(t.Context()).LocalNodeState; s != swarm.LocalNodeStateInactive {
 			t.Errorf("it is %s", s)
+		}
+		if g := w1.gossip.Load(); g.Node != "" || len(g.Keys) > 0 {
+			t.Errorf("it goes on gossiping as %s", g.Node)
 		}
 		w.until("it is gone", func() bool { return slices.Contains(m1.seen(), "w1 worker down") })
 	})
