@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"strings"
 	"time"
 
@@ -53,7 +54,9 @@ type node struct {
 	membership *membership.Membership
 	api        *engine.API
 	mux        *admin.Mux
-	audit      *admin.Audit
+	// peers is what managers have of the API.
+	peers http.Handler
+	audit *admin.Audit
 	// lockedAudit is of the time before the node was unlocked, if it was locked.
 	lockedAudit *admin.Audit
 	handler     switched
@@ -304,6 +307,7 @@ func (n *node) openAPI(ctx context.Context) (err error) {
 		TaskLogs:   n.newLogReader(),
 		Host:       n.host,
 		Events:     n.journal,
+		Connect:    n.membership.Connect,
 		Version:    Version,
 		Logger:     n.logger.With("part", "api"),
 	})
@@ -320,6 +324,9 @@ func (n *node) openAPI(ctx context.Context) (err error) {
 		Logger: n.logger.With("part", "admin"),
 	})
 	if err != nil {
+		return err
+	}
+	if n.peers, err = n.newPeers(); err != nil {
 		return err
 	}
 	n.handler.set(n.api.Versioned(n.mux))

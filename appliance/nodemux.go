@@ -8,6 +8,8 @@ import (
 
 	"github.com/moby/moby/api/types/swarm"
 
+	"skep/admin"
+	"skep/admin/engine"
 	"skep/appliance/logstream"
 	"skep/appliance/membership"
 	"skep/appliance/share"
@@ -18,7 +20,20 @@ func (n *node) serveManagers(ctx context.Context, conn net.Conn) error {
 	mux := http.NewServeMux()
 	mux.Handle(share.Pattern, share.Handler(n.membership.NodeID, n.images))
 	n.logs.Route(mux)
+	mux.Handle("/", n.peers)
 	return share.ServeConn(ctx, conn, mux, n.logger)
+}
+
+// newPeers is the part of the Engine API that managers have of this node.
+func (n *node) newPeers() (http.Handler, error) {
+	mux, err := admin.NewMux(admin.MuxConfig{Routes: n.api.PeerRoutes(), Audit: n.audit, Logger: n.logger.With("part", "peers")})
+	if err != nil {
+		return nil, err
+	}
+	versioned := n.api.Versioned(mux)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		versioned.ServeHTTP(w, r.WithContext(admin.WithPrincipal(r.Context(), engine.FromManager(r))))
+	}), nil
 }
 
 // newLogReader reads the logs of tasks on all nodes.

@@ -10,10 +10,6 @@ import (
 func (a *API) containerRoutes() []admin.Route {
 	return slices.Concat([]admin.Route{
 		a.read("GET /containers/json", a.containerList),
-		a.read("GET /containers/{id}/json", a.containerInspect),
-		a.read("GET /containers/{id}/top", a.containerTop),
-		a.read("GET /containers/{id}/logs", a.containerLogs),
-		a.read("GET /containers/{id}/stats", a.containerStats),
 		a.write(admin.Operator, "POST /containers/create", a.containerCreate),
 		a.write(admin.Operator, "POST /containers/prune", a.containerPrune),
 		a.write(admin.Operator, "POST /containers/{id}/start", verb(a.containerStart)),
@@ -24,14 +20,7 @@ func (a *API) containerRoutes() []admin.Route {
 		a.write(admin.Operator, "POST /containers/{id}/unpause", verb(a.containerUnpause)),
 		a.write(admin.Operator, "POST /containers/{id}/rename", verb(a.containerRename)),
 		a.write(admin.Operator, "DELETE /containers/{id}", verb(a.containerRemove)),
-		a.wait("POST /containers/{id}/wait", a.containerWait),
-		stream(a.write(admin.Admin, "POST /containers/{id}/attach", a.containerAttach)),
-		a.write(admin.Admin, "POST /containers/{id}/resize", a.containerResize),
-		a.write(admin.Admin, "POST /containers/{id}/exec", a.execCreate),
-		stream(a.write(admin.Admin, "POST /exec/{id}/start", a.execStart)),
-		a.write(admin.Admin, "POST /exec/{id}/resize", a.execResize),
-		a.read("GET /exec/{id}/json", a.execInspect),
-	}, a.unbuiltContainerRoutes())
+	}, a.reachableRoutes(a.anywhere), a.unbuiltContainerRoutes())
 }
 
 // wait is a route that changes nothing in spite of its method.

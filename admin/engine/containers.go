@@ -94,6 +94,11 @@ func (a *API) containerInspect(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	var execs []string
+	for _, id := range c.ExecIDs {
+		execs = append(execs, a.execName(r.Context(), c.ID, id))
+	}
+	c.ExecIDs = execs
 	return writeJSON(w, http.StatusOK, containerShape(c, minorOf(r)))
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"net/http"
 	"slices"
 
@@ -20,6 +21,9 @@ type Config struct {
 	TaskLogs   TaskLogs
 	Host       Host
 	Events     *Journal
+	// Connect opens a connection on which another node serves [API.PeerRoutes],
+	// if this one is a manager. Without it there are no other nodes.
+	Connect func(ctx context.Context, node string) (net.Conn, error)
 	// Version is the product's version, for the Server header.
 	Version string
 	Logger  *slog.Logger
@@ -28,6 +32,7 @@ type Config struct {
 // API serves the Engine API's routes.
 type API struct {
 	Config
+	remote *http.Transport
 }
 
 // New checks that everything is there.
@@ -38,7 +43,7 @@ func New(c Config) (*API, error) {
 	case c.Containers == nil, c.Images == nil, c.Volumes == nil, c.Networks == nil, c.TaskLogs == nil:
 		return nil, errors.New("engine: the node's runtime is required")
 	}
-	return &API{Config: c}, nil
+	return &API{Config: c, remote: newRemote(c.Connect)}, nil
 }
 
 // handler serves one route; its error becomes the reply.

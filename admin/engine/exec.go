@@ -29,6 +29,7 @@ func (a *API) execCreate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	id = a.execName(r.Context(), r.PathValue("id"), id)
 	admin.NameObject(r.Context(), id)
 	return writeJSON(w, http.StatusCreated, container.ExecCreateResponse{ID: id})
 }
@@ -109,6 +110,7 @@ func (a *API) execInspect(w http.ResponseWriter, r *http.Request) error {
 	if e.DetachKeys, err = detachKeys(string(e.DetachKeys), tty); err != nil {
 		return err
 	}
+	e.ID = a.execName(r.Context(), e.ContainerID, e.ID)
 	return writeJSON(w, http.StatusOK, e)
 }
 

@@ -39,13 +39,8 @@ func takeOver(w http.ResponseWriter, r *http.Request, mediaType string) (*wire, 
 	if err != nil {
 		return nil, invalid("the connection cannot become a stream (HTTP/1.1 can): %v", err)
 	}
-	head := "HTTP/1.1 200 OK\r\nContent-Type: " + typeRaw + "\r\n\r\n"
-	if r.Header.Get("Upgrade") != "" {
-		head = "HTTP/1.1 101 UPGRADED\r\nContent-Type: " + mediaType +
-			"\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
-	}
 	in, out := io.Pipe()
-	x := &wire{conn: conn, head: head, stdin: in, drained: make(chan struct{})}
+	x := &wire{conn: conn, head: streamHead(r, mediaType), stdin: in, drained: make(chan struct{})}
 	// What the server has read ahead comes first. Reading on through its reader
 	// would end the request's context at the client's half-close.
 	ahead, err := rw.Peek(rw.Reader.Buffered())
@@ -55,6 +50,14 @@ func takeOver(w http.ResponseWriter, r *http.Request, mediaType string) (*wire, 
 	}
 	go x.receive(io.MultiReader(bytes.NewReader(ahead), conn), out) // ends with the connection, which close waits for
 	return x, nil
+}
+
+// streamHead is the header of the reply whose rest is the stream.
+func streamHead(r *http.Request, mediaType string) string {
+	if r.Header.Get("Upgrade") == "" {
+		return "HTTP/1.1 200 OK\r\nContent-Type: " + typeRaw + "\r\n\r\n"
+	}
+	return "HTTP/1.1 101 UPGRADED\r\nContent-Type: " + mediaType + "\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
 }
 
 // begin sends the reply's header, once; the stream follows.

@@ -44,7 +44,7 @@ type Locked struct {
 // NewLocked makes the API of a locked node.
 func NewLocked(c LockedConfig) *Locked {
 	l := &Locked{cfg: c}
-	l.api = &API{Config{Swarm: lockedSwarm{state: c.State}, Host: c.Host, Version: c.Version, Logger: c.Logger}}
+	l.api = &API{Config: Config{Swarm: lockedSwarm{state: c.State}, Host: c.Host, Version: c.Version, Logger: c.Logger}}
 	return l
 }
 
