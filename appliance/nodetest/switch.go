@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -60,10 +61,30 @@ func (s *netSwitch) plug(port string, mac net.HardwareAddr, m *machine, addr net
 	if err == nil {
 		err = readdress(m, addr)
 	}
+	if err == nil {
+		err = inside(s.ns, func() error { return awaitUp(port) })
+	}
 	if err != nil {
 		return fmt.Errorf("plug %s: %w", port, err)
 	}
 	return nil
+}
+
+// awaitUp returns when packets pass. The kernel may put off acting on a carrier
+// for a second, and a first packet that is lost until then is missed for longer.
+func awaitUp(port string) error {
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		l, err := netlink.LinkByName(port)
+		if err != nil {
+			return err
+		}
+		if l.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("link is %s", l.Attrs().OperState)
+		}
+	}
 }
 
 // unplug is nothing if the machine is not connected.
