@@ -60,6 +60,7 @@ type Config struct {
 type Timing struct {
 	Heartbeat         time.Duration // also the election timeout
 	Lease             time.Duration
+	Commit            time.Duration // at most twice this until followers know of it
 	SnapshotInterval  time.Duration
 	SnapshotThreshold uint64
 	TrailingLogs      uint64
@@ -191,6 +192,8 @@ func (m *Member) config() *raft.Config {
 	c.SnapshotThreshold = cmp.Or(t.SnapshotThreshold, 8192)
 	c.SnapshotInterval = cmp.Or(t.SnapshotInterval, 2*time.Minute)
 	c.TrailingLogs = cmp.Or(t.TrailingLogs, 10240)
+	// A follower that forwarded a write learns by then that it is committed.
+	c.CommitTimeout = cmp.Or(t.Commit, 10*time.Millisecond)
 	c.MaxAppendEntries = 256 // proposals in flight that share an fsync
 	c.NoLegacyTelemetry = true
 	c.ShutdownOnRemove = false // it would not wait for the end of its goroutines

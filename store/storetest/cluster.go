@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -143,6 +144,9 @@ func (c *Cluster) Start(i int) {
 	if n.member != nil {
 		return
 	}
+	timing := c.cfg.Timing
+	// Simulated time costs what is said in it, and this is most of what is said.
+	timing.Commit = cmp.Or(timing.Commit, 50*time.Millisecond)
 	log := slog.New(slog.DiscardHandler)
 	n.end = c.Net.Listen(n.name, n.epoch)
 	wire := raft.Transport(&observed{replica.NewTransport(n.end, log).(*raft.NetworkTransport), c, n.name, n.epoch})
@@ -150,7 +154,7 @@ func (c *Cluster) Start(i int) {
 		wire = c.cfg.Wrap(wire)
 	}
 	m, err := replica.Open(replica.Config{
-		ID: n.id, NodeID: n.name, ClusterID: "test", Transport: wire, Timing: c.cfg.Timing, Forward: forwarder{c, n},
+		ID: n.id, NodeID: n.name, ClusterID: "test", Transport: wire, Timing: timing, Forward: forwarder{c, n},
 		Stores: &replica.Stores{Log: n.disk, Stable: n.disk, Snapshots: n.disk}, Logger: log,
 	})
 	if err != nil {
