@@ -58,7 +58,9 @@ func (m *Member) Propose(ctx context.Context, tx *store.Tx) (uint64, error) {
 		}
 		return 0, err
 	}
-	if err := m.reach(ctx, index); err != nil {
+	// The change is made. A member that ends before it sees that, as one that
+	// demotes itself, does not say otherwise.
+	if err := m.reach(ctx, index); err != nil && !errors.Is(err, errShutdown) {
 		return 0, fmt.Errorf("see own change: %w: %w", ErrUnknownOutcome, err)
 	}
 	return index, nil
