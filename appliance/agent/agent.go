@@ -85,6 +85,10 @@ type Config struct {
 	// Member is how this node can be a replica, nil if it cannot. After a change
 	// call [Agent.Refresh].
 	Member func() *wire.Member
+	// DataPath is the IP address for the traffic between containers.
+	DataPath func(ctx context.Context) string
+	// Refused is told why a manager does not want the node's session.
+	Refused func(ctx context.Context, err error)
 	// Holdings tells the images that the node has, all of them first, until ctx
 	// ends with the session. A message must fit in a frame.
 	Holdings func(ctx context.Context, send func(*wire.Holdings) error) error
@@ -92,7 +96,8 @@ type Config struct {
 
 // Agent runs a node's tasks.
 type Agent struct {
-	cfg Config
+	cfg      Config
+	instance string // of this process
 
 	// keys is the version of the gossip's keys that Config.Swarm has taken in.
 	keys atomic.Uint64
@@ -108,10 +113,11 @@ type Agent struct {
 	// retained: nothing is left of tasks that are not assigned.
 	retained bool
 
-	news    chan struct{} // size 1: unsent has changed
-	dirty   chan struct{} // size 1: the file is behind
-	refresh chan struct{} // size 1: the node may be another than was told
-	streams chan struct{} // holds a value for each stream that is being served
+	news    chan struct{}      // size 1: unsent has changed
+	dirty   chan struct{}      // size 1: the file is behind
+	refresh chan struct{}      // size 1: the node may be another than was told
+	bye     chan chan struct{} // takes what closes when the manager knows that the node leaves
+	streams chan struct{}      // holds a value for each stream that is being served
 }
 
 type item struct {
@@ -122,15 +128,17 @@ type item struct {
 // New is an agent that does not run yet.
 func New(cfg Config) *Agent {
 	return &Agent{
-		cfg:     cfg,
-		items:   map[item]wire.Item{},
-		workers: map[string]*worker{},
-		node:    object.NodeInfo{ID: cfg.NodeID},
-		unsent:  map[string]swarm.TaskStatus{},
-		news:    make(chan struct{}, 1),
-		dirty:   make(chan struct{}, 1),
-		refresh: make(chan struct{}, 1),
-		streams: make(chan struct{}, maxStreams),
+		cfg:      cfg,
+		instance: object.NewID(),
+		bye:      make(chan chan struct{}),
+		items:    map[item]wire.Item{},
+		workers:  map[string]*worker{},
+		node:     object.NodeInfo{ID: cfg.NodeID},
+		unsent:   map[string]swarm.TaskStatus{},
+		news:     make(chan struct{}, 1),
+		dirty:    make(chan struct{}, 1),
+		refresh:  make(chan struct{}, 1),
+		streams:  make(chan struct{}, maxStreams),
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/swarm"
 	"golang.org/x/sync/errgroup"
 
@@ -38,6 +39,9 @@ func (a *Agent) connect(ctx context.Context, g *errgroup.Group) error {
 			backoff = minBackoff
 		}
 		a.cfg.Logger.DebugContext(ctx, "session ended", "err", err)
+		if a.cfg.Refused != nil && errdefs.IsPermissionDenied(err) {
+			a.cfg.Refused(ctx, err)
+		}
 		t := time.NewTimer(backoff/2 + rand.N(backoff/2))
 		select {
 		case <-ctx.Done():
@@ -69,6 +73,7 @@ type session struct {
 	flight   map[string]swarm.TaskStatus // statuses that were sent and not acknowledged
 	landed   chan uint64                 // size 1: the last sequence that was acknowledged
 
+	over  chan struct{}       // closed when the manager says no more
 	swarm chan *wire.Swarm    // size 1: what was said last, not yet passed on
 	nodes chan []wire.Peer    // the same of the nodes
 	place map[string]string   // owned by listen: where the nodes are
@@ -91,18 +96,22 @@ func (a *Agent) session(ctx context.Context, tasks *errgroup.Group) (welcomed bo
 		period: make(chan time.Duration, 1),
 		news:   make(chan struct{}, 1),
 		landed: make(chan uint64, 1),
+		over:   make(chan struct{}),
 		swarm:  make(chan *wire.Swarm, 1),
 		nodes:  make(chan []wire.Peer, 1),
 		place:  map[string]string{},
 		held:   make(chan *wire.Holdings),
 	}
-	told := wire.Describe{Description: desc, Member: a.member()}
+	told := a.telling(ctx, desc)
 	if err = s.hello(told); err != nil {
 		return false, err
 	}
 	a.resend()
 	g, sctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.listen(ctx, tasks) })
+	g.Go(func() error {
+		defer close(s.over)
+		return s.listen(ctx, tasks)
+	})
 	g.Go(func() error {
 		// Closing is what ends the listening.
 		defer conn.Close()
@@ -115,7 +124,10 @@ func (a *Agent) session(ctx context.Context, tasks *errgroup.Group) (welcomed bo
 
 // hello introduces the node; the manager is to welcome it.
 func (s *session) hello(told wire.Describe) error {
-	hello := &wire.Hello{Protocol: wire.Protocol, Description: told.Description, Member: told.Member}
+	hello := &wire.Hello{
+		Protocol: wire.Protocol, Description: told.Description, Member: told.Member,
+		DataPath: told.DataPath, Instance: s.agent.instance,
+	}
 	if err := s.conn.Send(&wire.Message{Hello: hello}, timeout); err != nil {
 		return err
 	}
@@ -299,6 +311,8 @@ func (s *session) talk(ctx context.Context, told wire.Describe) error {
 			m.Describe = s.agent.changed(ctx, &told)
 		case <-s.agent.refresh:
 			m.Describe = s.agent.changed(ctx, &told)
+		case known := <-s.agent.bye:
+			return s.leave(ctx, known)
 		}
 		if m == (wire.Message{}) {
 			continue
@@ -308,6 +322,25 @@ func (s *session) talk(ctx context.Context, told wire.Describe) error {
 		}
 	}
 }
+
+// leave says that the node leaves, and waits for the manager to end the session.
+func (s *session) leave(ctx context.Context, known chan<- struct{}) error {
+	defer close(known)
+	if err := s.conn.Send(&wire.Message{Bye: &wire.Bye{}}, timeout); err != nil {
+		return err
+	}
+	t := time.NewTimer(timeout)
+	defer t.Stop()
+	select {
+	case <-s.over:
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	return errLeft
+}
+
+// errLeft ends a session because the node leaves its swarm.
+var errLeft = errors.New("the node leaves the swarm")
 
 // land forgets the statuses that the manager has stored.
 func (s *session) land(seq uint64) {

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 
+	"github.com/moby/moby/api/types/swarm"
 	"golang.org/x/sync/errgroup"
 
 	"skep/appliance/wire"
@@ -23,6 +24,30 @@ func (a *Agent) member() *wire.Member {
 	return a.cfg.Member()
 }
 
+// telling is what the manager is told of the node.
+func (a *Agent) telling(ctx context.Context, desc swarm.NodeDescription) wire.Describe {
+	d := wire.Describe{Description: desc, Member: a.member()}
+	if a.cfg.DataPath != nil {
+		d.DataPath = a.cfg.DataPath(ctx)
+	}
+	return d
+}
+
+// Leave tells the manager that the node leaves the swarm, and returns when the
+// manager knows: it waits for a session as long as ctx lasts.
+func (a *Agent) Leave(ctx context.Context) {
+	known := make(chan struct{})
+	select {
+	case a.bye <- known:
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-known:
+	case <-ctx.Done():
+	}
+}
+
 // changed is the node as it is now, nil if that is what was told.
 func (a *Agent) changed(ctx context.Context, told *wire.Describe) *wire.Describe {
 	desc, err := a.describe(ctx)
@@ -30,7 +55,7 @@ func (a *Agent) changed(ctx context.Context, told *wire.Describe) *wire.Describe
 		a.cfg.Logger.WarnContext(ctx, "node not described", "err", err)
 		return nil
 	}
-	now := wire.Describe{Description: desc, Member: a.member()}
+	now := a.telling(ctx, desc)
 	if reflect.DeepEqual(now, *told) {
 		return nil
 	}

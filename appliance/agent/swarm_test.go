@@ -181,3 +181,60 @@ func TestAgent_SaysWhichKeysItHasAndLearnsWhereTheNodesAre(t *testing.T) {
 		stop()
 	})
 }
+
+func TestAgent_SaysThatItLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, a, stop := startWith(t, filepath.Join(t.TempDir(), "tasks"), &runtime{}, func(c *agent.Config) {
+			c.DataPath = func(context.Context) string { return "10.9.0.1" }
+		})
+		c := m.welcome()
+		left := make(chan struct{})
+		go func() { // waited for below
+			defer close(left)
+			a.Leave(t.Context())
+		}()
+		if got := m.receive(c); got.Bye == nil {
+			t.Fatalf("got %+v, want a farewell", got)
+		}
+		synctest.Wait()
+		select {
+		case <-left:
+			t.Error("it does not wait for the manager")
+		default:
+		}
+		m.send(c, &wire.Message{Refusal: &wire.Refusal{Text: "the session is over"}})
+		<-left
+		// Nobody hears it, and it does not wait for ever.
+		stop()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		a.Leave(ctx)
+	})
+}
+
+func TestAgent_TellsWhyItIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		why := make(chan error, 10)
+		m, _, stop := startWith(t, filepath.Join(t.TempDir(), "tasks"), &runtime{}, func(c *agent.Config) {
+			c.DataPath = func(context.Context) string { return "10.9.0.1" }
+			c.Refused = func(_ context.Context, err error) { why <- err }
+		})
+		var instances []string
+		for _, kind := range []wire.Kind{wire.Unavailable, wire.Denied} {
+			c := <-m.dials
+			hello := m.receive(c).Hello
+			if hello == nil || hello.DataPath != "10.9.0.1" || hello.Instance == "" {
+				t.Fatalf("it begins with %+v", hello)
+			}
+			instances = append(instances, hello.Instance)
+			m.send(c, &wire.Message{Refusal: &wire.Refusal{Kind: kind, Text: string(kind)}})
+		}
+		if err := <-why; err.Error() != string(wire.Denied) {
+			t.Errorf("it tells %v", err)
+		}
+		if instances[0] != instances[1] {
+			t.Errorf("the process calls itself %q", instances)
+		}
+		stop()
+	})
+}

@@ -13,6 +13,13 @@ import (
 
 const defaultPort = 2377
 
+// What an address that cannot be used is answered with.
+const (
+	listenUsage    = "listen address must be an IP address or network interface (with optional port number)"
+	advertiseUsage = "advertise address must be a non-zero IP address or network interface (with optional port number)"
+	dataPathUsage  = "data path address must be a non-zero IP address or network interface (without a port number)"
+)
+
 // Link is a network interface of the machine with its addresses.
 type Link struct {
 	Name  string
@@ -52,15 +59,11 @@ func resolveListen(text string, links []Link) (netip.AddrPort, error) {
 	if text == "" {
 		text = "0.0.0.0"
 	}
-	const usage = "listen address must be an IP address or network interface (with optional port number)"
 	host, port, err := splitPort(text)
 	if err != nil {
-		return netip.AddrPort{}, badAddress("%s", usage)
+		return netip.AddrPort{}, badAddress("%s", listenUsage)
 	}
-	addr, err := netip.ParseAddr(host)
-	if err != nil {
-		addr, err = ofInterface(host, links)
-	}
+	addr, err := resolveHost(host, links, listenUsage)
 	return netip.AddrPortFrom(addr, port), err
 }
 
@@ -68,7 +71,6 @@ func resolveListen(text string, links []Link) (netip.AddrPort, error) {
 // nodes reach this one at. Without one it is the address that is listened on
 // or, when that is all of them, the machine's only one.
 func resolveAdvertise(text string, listen netip.AddrPort, links []Link) (netip.AddrPort, error) {
-	const usage = "advertise address must be a non-zero IP address or network interface (with optional port number)"
 	if text == "" {
 		if !listen.Addr().IsUnspecified() {
 			return listen, nil
@@ -78,22 +80,43 @@ func resolveAdvertise(text string, listen netip.AddrPort, links []Link) (netip.A
 	}
 	host, port, err := splitPort(text)
 	if err != nil {
-		return netip.AddrPort{}, badAddress("%s", usage)
+		return netip.AddrPort{}, badAddress("%s", advertiseUsage)
 	}
 	if !hasPort(text) {
 		port = listen.Port()
 	}
-	addr, err := netip.ParseAddr(host)
-	if err != nil {
-		addr, err = ofInterface(host, links)
-	} else if addr.IsUnspecified() {
-		err = badAddress("%s", usage)
+	addr, err := resolveHost(host, links, advertiseUsage)
+	if err == nil && addr.IsUnspecified() {
+		err = badAddress("%s", advertiseUsage)
 	}
 	return netip.AddrPortFrom(addr, port), err
 }
 
+// resolveDataPath turns an address or an interface's name into where the traffic
+// between containers of several nodes goes: by default where other nodes reach
+// this one.
+func resolveDataPath(text string, advertise netip.Addr, links []Link) (netip.Addr, error) {
+	if text == "" {
+		return advertise, nil
+	}
+	addr, err := resolveHost(text, links, dataPathUsage)
+	if err == nil && addr.IsUnspecified() {
+		err = badAddress("%s", dataPathUsage)
+	}
+	return addr, err
+}
+
+// resolveHost is an address, or that of an interface. What is neither is
+// answered with usage.
+func resolveHost(text string, links []Link, usage string) (netip.Addr, error) {
+	if addr, err := netip.ParseAddr(text); err == nil {
+		return addr, nil
+	}
+	return ofInterface(text, links, usage)
+}
+
 // ofInterface is the one address of an interface, IPv4 first.
-func ofInterface(name string, links []Link) (netip.Addr, error) {
+func ofInterface(name string, links []Link, usage string) (netip.Addr, error) {
 	for _, l := range links {
 		if l.Name != name {
 			continue
@@ -118,7 +141,7 @@ func ofInterface(name string, links []Link) (netip.Addr, error) {
 		}
 		return netip.Addr{}, badAddress("interface %s has no usable IPv4 or IPv6 address", name)
 	}
-	return netip.Addr{}, badAddress("must specify a valid IP address or interface name")
+	return netip.Addr{}, badAddress("%s", usage)
 }
 
 // onlyAddress is the machine's one address beside loopback, IPv4 first.

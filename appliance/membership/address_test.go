@@ -28,7 +28,8 @@ func TestResolveAddresses(t *testing.T) {
 		{"an interface with IPv6 only", "", "eth2:7", []Link{six}, "0.0.0.0:2377 [fd00::2]:7"},
 		{"an interface with two addresses", "", "eth1", []Link{two}, "interface eth1 has more than one IPv4 address (10.0.1.1 and 10.0.1.2)"},
 		{"an interface without address", "", "eth3", []Link{none}, "interface eth3 has no usable IPv4 or IPv6 address"},
-		{"no such interface", "", "eth9", []Link{lo}, "must specify a valid IP address or interface name"},
+		{"no such interface", "", "eth9", []Link{lo}, "advertise address must be a non-zero IP address or network interface (with optional port number)"},
+		{"no such interface to listen on", "eth9", "", []Link{lo}, "listen address must be an IP address or network interface (with optional port number)"},
 		{"the zero address", "", "0.0.0.0", []Link{lo}, "advertise address must be a non-zero IP address or network interface (with optional port number)"},
 		{"a port that is none", "1.2.3.4:99999", "", []Link{lo}, "listen address must be an IP address or network interface (with optional port number)"},
 		{"bare IPv6", "::", "fd00::9", []Link{lo}, "[::]:2377 [fd00::9]:2377"},
@@ -42,6 +43,35 @@ func TestResolveAddresses(t *testing.T) {
 				advertise, err = resolveAdvertise(tt.advertise, listen, tt.links)
 				got = listen.String() + " " + advertise.String()
 			}
+			if err != nil {
+				got = err.Error()
+			}
+			if got != tt.want {
+				t.Errorf("got  %s\nwant %s", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestResolveDataPath(t *testing.T) {
+	addr := netip.MustParseAddr
+	eth := Link{"eth0", []netip.Addr{addr("10.0.0.1")}}
+	two := Link{"eth1", []netip.Addr{addr("10.0.1.1"), addr("10.0.1.2")}}
+	const usage = "data path address must be a non-zero IP address or network interface (without a port number)"
+	tests := []struct{ name, text, want string }{
+		{"nothing said", "", "192.0.2.1"},
+		{"an address", "10.9.9.9", "10.9.9.9"},
+		{"an interface's name", "eth0", "10.0.0.1"},
+		{"an interface with two addresses", "eth1", "interface eth1 has more than one IPv4 address (10.0.1.1 and 10.0.1.2)"},
+		{"no such interface", "eth9", usage},
+		{"the zero address", "0.0.0.0", usage},
+		{"a port", "10.0.0.1:4789", usage},
+		{"an interface with a port", "eth0:4789", usage},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			a, err := resolveDataPath(tt.text, addr("192.0.2.1"), []Link{eth, two})
+			got := a.String()
 			if err != nil {
 				got = err.Error()
 			}

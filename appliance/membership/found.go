@@ -2,7 +2,6 @@ package membership
 
 import (
 	"fmt"
-	"net/netip"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -34,11 +33,11 @@ type founding struct {
 // found makes the node the first of a new swarm. From its last write on, the
 // node is a member, whatever happens to the process.
 func (m *Membership) found(req swarm.InitRequest) error {
-	addr, err := m.addresses(req.ListenAddr, req.AdvertiseAddr)
+	addr, err := m.addresses(askedBy(req))
 	if err != nil {
 		return err
 	}
-	id, err := newSwarm(req, m.cfg.Describe(swarm.TLSInfo{}), addr.advertise, time.Now())
+	id, err := newSwarm(req, m.cfg.Describe(swarm.TLSInfo{}), addr, time.Now())
 	if err != nil {
 		return err
 	}
@@ -46,8 +45,13 @@ func (m *Membership) found(req swarm.InitRequest) error {
 	if err := m.wipe(); err != nil {
 		return err
 	}
-	id.ListenAs, id.AdvertiseAs = req.ListenAddr, req.AdvertiseAddr
+	id.ListenAs, id.AdvertiseAs, id.DataPathAs = req.ListenAddr, req.AdvertiseAddr, req.DataPathAddr
 	return m.become(id)
+}
+
+// askedBy are the addresses that a request to found a swarm is about.
+func askedBy(req swarm.InitRequest) asked {
+	return asked{req.ListenAddr, req.AdvertiseAddr, req.DataPathAddr}
 }
 
 // become makes id the node's identity.
@@ -60,12 +64,12 @@ func (m *Membership) become(id identity.State) error {
 
 // newSwarm makes a new swarm: its authority, its first node's identity, and
 // what is to be written into its store.
-func newSwarm(req swarm.InitRequest, d swarm.NodeDescription, advertise netip.AddrPort, now time.Time) (identity.State, error) {
+func newSwarm(req swarm.InitRequest, d swarm.NodeDescription, at addresses, now time.Time) (identity.State, error) {
 	cluster, err := newCluster(req, now)
 	if err != nil {
 		return identity.State{}, err
 	}
-	id := identity.State{ClusterID: cluster.ID, NodeID: object.NewID(), Advertise: advertise.String()}
+	id := identity.State{ClusterID: cluster.ID, NodeID: object.NewID(), Advertise: at.advertise.String()}
 	id.RaftID = object.NewID()
 	if err = issueFirst(&id, cluster, now); err != nil {
 		return identity.State{}, err
@@ -77,9 +81,9 @@ func newSwarm(req swarm.InitRequest, d swarm.NodeDescription, advertise netip.Ad
 	if node.Spec.Availability == "" {
 		node.Spec.Availability = swarm.NodeAvailabilityActive
 	}
-	node.Description = d
-	node.Status = swarm.NodeStatus{State: swarm.NodeStateUnknown, Addr: advertise.Addr().String()}
-	node.ManagerStatus = &swarm.ManagerStatus{Leader: true, Reachability: swarm.ReachabilityReachable, Addr: advertise.String()}
+	node.Description, node.DataPath = d, at.dataPath.String()
+	node.Status = swarm.NodeStatus{State: swarm.NodeStateUnknown, Addr: at.advertise.Addr().String()}
+	node.ManagerStatus = &swarm.ManagerStatus{Leader: true, Reachability: swarm.ReachabilityReachable, Addr: at.advertise.String()}
 	if id.Founding, err = object.Encode(founding{cluster, node}); err != nil {
 		return identity.State{}, fmt.Errorf("encode new swarm: %w", err)
 	}

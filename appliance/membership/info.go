@@ -26,7 +26,7 @@ func (m *Membership) Init(ctx context.Context, req swarm.InitRequest) (string, e
 	if err := m.free(); err != nil {
 		return "", err
 	}
-	if _, err := m.addresses(req.ListenAddr, req.AdvertiseAddr); err != nil {
+	if _, err := m.addresses(askedBy(req)); err != nil {
 		return "", err
 	}
 	if err := m.ask(ctx, &call{init: &req, reply: make(chan error, 1)}); err != nil {

@@ -2,12 +2,9 @@ package membership
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -29,11 +26,11 @@ const (
 // joining is a wish to join a swarm. Its key is made once: who asks again with
 // the same key is the same node.
 type joining struct {
-	token             func() (string, error)
-	managers          []string // host:port
-	listen, advertise string
-	availability      swarm.NodeAvailability
-	csr, key          []byte
+	token        func() (string, error)
+	managers     []string // host:port
+	asked        asked
+	availability swarm.NodeAvailability
+	csr, key     []byte
 	// patient goes on whatever the answer is: a file may be mended, a token
 	// may be written later.
 	patient bool
@@ -48,12 +45,13 @@ type attempt struct {
 func (m *Membership) joiningOf(req swarm.JoinRequest) (*joining, error) {
 	j := &joining{
 		token:    func() (string, error) { return req.JoinToken, nil },
-		managers: req.RemoteAddrs, listen: req.ListenAddr, advertise: req.AdvertiseAddr, availability: req.Availability,
+		managers: req.RemoteAddrs, availability: req.Availability,
+		asked: asked{req.ListenAddr, req.AdvertiseAddr, req.DataPathAddr},
 	}
 	if _, err := join.Parse(req.JoinToken); err != nil {
 		return nil, object.Errorf(errdefs.ErrInvalidArgument, "%v", err)
 	}
-	if _, err := m.addressesFor(j.listen, j.advertise, j.managers[0]); err != nil {
+	if _, err := m.addressesFor(j.asked, j.managers[0]); err != nil {
 		return nil, err
 	}
 	var err error
@@ -69,7 +67,7 @@ func (m *Membership) joiningOfFile() (*joining, error) {
 			b, err := f.Join.Token.Read()
 			return string(bytes.TrimSpace(b)), err
 		},
-		managers: f.Join.Managers, listen: f.Listen, advertise: f.Advertise,
+		managers: f.Join.Managers, asked: asked{f.Listen, f.Advertise, f.DataPath.Address},
 		availability: swarm.NodeAvailability(f.Availability), patient: true,
 	}
 	var err error
@@ -148,7 +146,7 @@ func (m *Membership) joinOnce(ctx context.Context, j *joining) error {
 
 // joinAt asks one manager, which must prove that it belongs to the token's swarm.
 func (m *Membership) joinAt(ctx context.Context, j *joining, token join.Token, to string) error {
-	addrs, err := m.addressesFor(j.listen, j.advertise, to)
+	addrs, err := m.addressesFor(j.asked, to)
 	if err != nil {
 		return err
 	}
@@ -163,7 +161,7 @@ func (m *Membership) joinAt(ctx context.Context, j *joining, token join.Token, t
 	}
 	id := identity.State{
 		ClusterID: reply.ClusterID, NodeID: reply.NodeID, Epoch: reply.Epoch,
-		Advertise: addrs.advertise.String(), ListenAs: j.listen, AdvertiseAs: j.advertise,
+		Advertise: addrs.advertise.String(), ListenAs: j.asked.listen, AdvertiseAs: j.asked.advertise, DataPathAs: j.asked.dataPath,
 		Key: j.key, Certificate: reply.Certificate, Roots: reply.Roots, Peers: reply.Managers,
 	}
 	if err := checkIssued(id); err != nil {
@@ -195,67 +193,6 @@ func checkIssued(id identity.State) error {
 		return errors.New("issued certificate cannot be read")
 	}
 	return nil
-}
-
-// addresses are where the node listens and what others reach it at.
-type addresses struct{ listen, advertise netip.AddrPort }
-
-// usualListen is what the docker command line asks for unless it is told otherwise.
-const usualListen = "0.0.0.0:2377"
-
-func (m *Membership) addresses(listen, advertise string) (a addresses, err error) {
-	links, err := m.cfg.Links()
-	if err != nil {
-		return a, err
-	}
-	if listen == "" || listen == usualListen {
-		listen = m.cfg.File.Listen
-	}
-	if a.listen, err = resolveListen(listen, links); err != nil {
-		return a, err
-	}
-	a.advertise, err = resolveAdvertise(cmp.Or(advertise, m.cfg.File.Advertise), a.listen, links)
-	return a, err
-}
-
-// addressesFor are the addresses of a node that speaks to others at remote: of
-// several that it has, the one that the way there begins with.
-func (m *Membership) addressesFor(listen, advertise, remote string) (addresses, error) {
-	a, err := m.addresses(listen, advertise)
-	if err == nil || advertise != "" || m.cfg.File.Advertise != "" || !a.listen.IsValid() {
-		return a, err
-	}
-	// Nothing is sent: it only asks the kernel for the way.
-	c, dialErr := net.Dial("udp", withPort(remote)) //nolint:noctx // sends nothing and waits for nobody
-	if dialErr != nil {
-		return a, err
-	}
-	defer func() { _ = c.Close() }()
-	local, ok := c.LocalAddr().(*net.UDPAddr)
-	if !ok {
-		return a, err
-	}
-	a.advertise = netip.AddrPortFrom(local.AddrPort().Addr().Unmap(), a.listen.Port())
-	return a, nil
-}
-
-// present are the addresses of a node that starts again in its swarm.
-func (m *Membership) present(st identity.State) (addresses, error) {
-	a, err := m.addresses(st.ListenAs, cmp.Or(m.cfg.File.Advertise, st.AdvertiseAs))
-	if err == nil || !a.listen.IsValid() {
-		return a, err
-	}
-	// What it was reached at before is better than nothing.
-	a.advertise, err = netip.ParseAddrPort(st.Advertise)
-	return a, err
-}
-
-// withPort is an address with Swarm's port, if it has none.
-func withPort(addr string) string {
-	if hasPort(addr) {
-		return addr
-	}
-	return net.JoinHostPort(addr, fmt.Sprint(defaultPort))
 }
 
 // redirected is the leader that a manager named instead of an answer.

@@ -32,7 +32,11 @@ func (m *Membership) Leave(ctx context.Context, force bool) error {
 		if !force {
 			return object.Errorf(errdefs.ErrUnavailable, "%s", h.leaveWarning(ctx))
 		}
-		h.letGo(ctx)
+		if h.letGo(ctx) {
+			s.sayBye(ctx)
+		}
+	} else {
+		s.sayBye(ctx)
 	}
 	s.finish(errLeft)
 	select {
@@ -77,21 +81,33 @@ func (h *half) reachable() (up, all int) {
 }
 
 // letGo has the other managers go on without this one, if they can: a replica
-// that just went away would count as one that is down.
-func (h *half) letGo(ctx context.Context) {
+// that just went away would count as one that is down. It tells whether they do.
+func (h *half) letGo(ctx context.Context) bool {
 	if len(h.member.Members()) <= 1 {
-		return
+		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, handover)
 	defer cancel()
 	if err := h.resign(ctx); err != nil {
 		h.cfg.Logger.WarnContext(ctx, "leaving without the other managers' knowing", "err", err)
-		return
+		return false
 	}
 	select {
 	case <-h.over:
+		return true
 	case <-ctx.Done():
+		return false
 	}
+}
+
+// farewell is how long a node that leaves looks for a manager to tell it to.
+const farewell = 2 * time.Second
+
+// sayBye has the swarm know at once that the node is down.
+func (s *stay) sayBye(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, farewell)
+	defer cancel()
+	s.agent.Leave(ctx)
 }
 
 // resign writes that this node is to be a worker.

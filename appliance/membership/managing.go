@@ -205,7 +205,7 @@ func (s *stay) manageOnce(ctx context.Context) error {
 // wants it.
 func (s *stay) listen(ctx context.Context) (net.Listener, error) {
 	st := s.cfg.Keys.State()
-	a, err := s.present(st)
+	a, err := s.present(ctx, st)
 	if err != nil {
 		return nil, err
 	}

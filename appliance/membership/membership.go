@@ -178,7 +178,7 @@ func (m *Membership) first() (*call, error) {
 	switch {
 	case m.cfg.File.Init != nil:
 		req := initRequest(m.cfg.File)
-		if _, err := m.addresses(req.ListenAddr, req.AdvertiseAddr); err != nil {
+		if _, err := m.addresses(askedBy(req)); err != nil {
 			return nil, err
 		}
 		c.init = &req

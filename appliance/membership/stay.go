@@ -236,6 +236,8 @@ func (s *stay) newAgent() *agent.Agent {
 		Swarm:    s.toldOfSwarm,
 		Nodes:    s.toldOfNodes,
 		Member:   s.asMember,
+		DataPath: s.dataPath,
+		Refused:  func(_ context.Context, err error) { s.refused(err) },
 		Holdings: s.cfg.Holdings,
 		Logger:   s.cfg.Logger.With("part", "agent"),
 	}
@@ -412,6 +414,16 @@ func (s *stay) openStream(ctx context.Context, stream string) (net.Conn, error) 
 		}
 	}()
 	return here, nil
+}
+
+// dataPath is where the traffic between containers of this node and of others goes.
+func (s *stay) dataPath(ctx context.Context) string {
+	a, err := s.present(ctx, s.cfg.Keys.State())
+	if err != nil {
+		s.cfg.Logger.WarnContext(ctx, "no data path address", "err", err)
+		return ""
+	}
+	return a.dataPath.String()
 }
 
 // asMember is how the node is reached as a replica, while it is one.

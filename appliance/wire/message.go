@@ -35,6 +35,7 @@ type Message struct {
 	Invite      *Invite      `cbor:"10,keyasint,omitempty"`
 	Holdings    *Holdings    `cbor:"11,keyasint,omitempty"`
 	Nodes       *Nodes       `cbor:"12,keyasint,omitempty"`
+	Bye         *Bye         `cbor:"13,keyasint,omitempty"`
 }
 
 // Hello opens a session.
@@ -43,6 +44,11 @@ type Hello struct {
 	Description swarm.NodeDescription
 	// Member is set by nodes that are ready to be, or are, replicas.
 	Member *Member
+	// DataPath is the IP address for the traffic between containers.
+	DataPath string
+	// Instance tells the processes that have the node's identity apart: a new
+	// one each time the node starts.
+	Instance string
 }
 
 // Member is a node as a replica of the store.
@@ -125,8 +131,12 @@ type Beat struct {
 type Describe struct {
 	Description swarm.NodeDescription
 	// Member is as in Hello: it comes and goes with the node's role.
-	Member *Member
+	Member   *Member
+	DataPath string // as in Hello
 }
+
+// Bye says that the node leaves the swarm. The manager ends the session.
+type Bye struct{}
 
 // Acknowledge says that a set of assignments is stored on the node (ResultsIn)
 // or that statuses are in the swarm's store (Statuses).

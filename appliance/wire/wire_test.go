@@ -69,6 +69,7 @@ func messages(tb testing.TB) []*wire.Message {
 		{Invite: &wire.Invite{Stream: "s"}},
 		{Nodes: &wire.Nodes{Complete: true, Items: []wire.Peer{{NodeID: "n1", Addr: "10.0.0.1"}}, Gone: []string{"n2"}}},
 		{Beat: &wire.Beat{Keys: 7}},
+		{Bye: &wire.Bye{}},
 		{Holdings: &wire.Holdings{Complete: true, Images: []wire.Image{{Names: []string{"docker.io/library/x:1"}}}, Gone: []digest.Digest{"sha256:00"}}},
 	}
 }

@@ -31,10 +31,11 @@ type State struct {
 
 	// Advertise is where other nodes reach this one, host:port.
 	Advertise string `cbor:"advertise"`
-	// ListenAs and AdvertiseAs are addresses or interfaces as they were asked
-	// for: what they stand for is found out at each start.
+	// ListenAs, AdvertiseAs and DataPathAs are addresses or interfaces as they
+	// were asked for: what they stand for is found out at each start.
 	ListenAs    string `cbor:"listen_as"`
 	AdvertiseAs string `cbor:"advertise_as"`
+	DataPathAs  string `cbor:"data_path_as"`
 	// Peers are managers that were known last.
 	Peers []Peer `cbor:"peers"`
 	// Founding is what the first leader of a new swarm writes into its store;

@@ -146,6 +146,9 @@ type Node struct {
 	// RaftID is the node's name among the replicas, as the node told it; empty
 	// on a worker.
 	RaftID string
+	// DataPath is where the traffic between containers of this node and of
+	// others goes: an IP address, as the node told it.
+	DataPath string
 	// StateSince is when Status.State last changed, by the clock of the manager
 	// that led then.
 	StateSince int64 // Unix nanoseconds

@@ -23,6 +23,7 @@ const (
 	msgLeader  = `Node moved to "unknown" state due to leadership change in cluster`
 	msgMissed  = "heartbeat failure"
 	msgUnknown = `heartbeat failure for node in "unknown" state`
+	msgGone    = "the node left the swarm"
 	msgLost    = "node is currently trying to find new manager"
 )
 
@@ -176,6 +177,19 @@ func (t *term) expire(now time.Time) (next time.Time) {
 		signal(t.wakeup)
 	}
 	return next
+}
+
+// gone takes in that a node leaves the swarm: it is down at once.
+func (t *term) gone(s *session) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.sessions[s.node] != s {
+		return
+	}
+	delete(t.sessions, s.node)
+	delete(t.clocks, s.node)
+	t.reports = append(t.reports, report{node: s.node, state: swarm.NodeStateDown, message: msgGone})
+	signal(t.wakeup)
 }
 
 // giveUp reports a node as down and ends its session. The caller holds mu.

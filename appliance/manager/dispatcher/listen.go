@@ -26,6 +26,9 @@ func (t *term) listen(s *session) error {
 			s.poke(func(o *outbox) { o.beat = true })
 		case m.Describe != nil:
 			err = t.describe(s, m.Describe)
+		case m.Bye != nil:
+			t.gone(s)
+			err = errGone
 		case m.Holdings != nil:
 			t.hold(s, m.Holdings)
 		case m.Acknowledge != nil:
@@ -51,7 +54,7 @@ func (t *term) describe(s *session, d *wire.Describe) error {
 	t.mu.Lock()
 	s.member = d.Member
 	t.mu.Unlock()
-	return t.take(s, report{node: s.node, description: &d.Description, member: d.Member})
+	return t.take(s, report{node: s.node, description: &d.Description, member: d.Member, dataPath: d.DataPath})
 }
 
 // checkDescription refuses what would burden every manager's memory.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"time"
 
@@ -21,14 +22,16 @@ const batch = 512
 // report is what is to be written about a node and its tasks.
 type report struct {
 	node string
-	// state, message, address, description and member, if not empty, are the node's.
+	// state, message, address, description, member and dataPath, if not empty,
+	// are the node's.
 	state       swarm.NodeState
 	message     string
 	address     string
 	description *swarm.NodeDescription
 	// member is how the node can be a replica, as it says itself.
-	member *wire.Member
-	tasks  []wire.TaskStatus
+	member   *wire.Member
+	dataPath string
+	tasks    []wire.TaskStatus
 	// done, if not nil, is called once the report is written.
 	done func()
 }
@@ -179,6 +182,10 @@ func mergeNode(snap *store.Snapshot, next *object.Node, r report, now time.Time)
 	}
 	if r.description != nil {
 		next.Description = *r.description
+		// What is no address of one machine is of no use to the others.
+		if a, err := netip.ParseAddr(r.dataPath); err == nil && !a.IsUnspecified() && !a.IsMulticast() {
+			next.DataPath = a.Unmap().String()
+		}
 	}
 	// A worker's word on this counts for nothing.
 	if r.member != nil && next.Spec.Role == swarm.NodeRoleManager {

@@ -25,6 +25,8 @@ type session struct {
 	node string
 	// generation is that of the node's certificate; 0 in the same process.
 	generation uint64
+	instance   string       // the process that has the node's identity
+	address    string       // where it speaks from; empty in the same process
 	member     *wire.Member // guarded by the term's mu: what the node said last
 	conn       *wire.Conn
 	replaced   chan struct{} // closed when another session takes over
@@ -50,6 +52,7 @@ type outbox struct {
 
 var (
 	errReplaced = errors.New("another session took over")
+	errGone     = errors.New("the node left the swarm")
 	errTermOver = errors.New("this manager no longer leads")
 )
 
@@ -80,6 +83,7 @@ func (t *term) serve(ctx context.Context, conn net.Conn, from pki.Node) error {
 	s := &session{
 		node:       node,
 		generation: from.Generation,
+		address:    address(conn),
 		conn:       wire.NewConn(conn),
 		replaced:   make(chan struct{}),
 		news:       make(chan struct{}, 1),
@@ -94,7 +98,7 @@ func (t *term) serve(ctx context.Context, conn net.Conn, from pki.Node) error {
 	case m.Hello.Protocol != wire.Protocol:
 		err = object.Errorf(errdefs.ErrInvalidArgument, "node %s speaks protocol %d, this manager %d", node, m.Hello.Protocol, wire.Protocol)
 	default:
-		s.member = m.Hello.Member
+		s.member, s.instance = m.Hello.Member, m.Hello.Instance
 		if err = checkDescription(node, &m.Hello.Description); err == nil {
 			err = t.register(s, time.Now())
 		}
@@ -105,8 +109,8 @@ func (t *term) serve(ctx context.Context, conn net.Conn, from pki.Node) error {
 	defer func() { t.unregister(s, time.Now()) }()
 	t.cfg.Logger.InfoContext(ctx, "node registered", "node", node)
 	t.report(report{
-		node: node, state: swarm.NodeStateReady, address: address(conn),
-		description: &m.Hello.Description, member: m.Hello.Member,
+		node: node, state: swarm.NodeStateReady, address: s.address,
+		description: &m.Hello.Description, member: m.Hello.Member, dataPath: m.Hello.DataPath,
 	})
 	s.poke(func(o *outbox) { o.swarm, o.nodes, o.assign = true, true, true })
 	g, gctx := errgroup.WithContext(ctx)
@@ -121,7 +125,7 @@ func (t *term) serve(ctx context.Context, conn net.Conn, from pki.Node) error {
 // ended makes the ends that are nobody's fault no errors.
 func ended(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, net.ErrClosed) ||
-		errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, errReplaced) || errors.Is(err, errTermOver) {
+		errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, errReplaced) || errors.Is(err, errGone) || errors.Is(err, errTermOver) {
 		return nil
 	}
 	return err

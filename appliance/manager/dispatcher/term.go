@@ -1,6 +1,7 @@
 package dispatcher
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"sync/atomic"
@@ -63,6 +64,12 @@ func (t *term) register(s *session, now time.Time) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.another(s, now) {
+		// Not counted: it is not the node that registers too often.
+		return object.Errorf(errdefs.ErrPermissionDenied,
+			"node %s is connected from elsewhere (%s): another machine has the same identity, as after its data directory was copied; run \"docker swarm leave --force\" on the one that is not to be the node",
+			s.node, cmp.Or(t.sessions[s.node].address, "this manager"))
+	}
 	var late []time.Time
 	for _, at := range t.registered[s.node] {
 		if now.Sub(at) < registrationSpan {
@@ -80,6 +87,18 @@ func (t *term) register(s *session, now time.Time) error {
 	t.clocks[s.node] = &clock{until: now.Add(missed * t.period()), heard: now}
 	signal(t.soon)
 	return nil
+}
+
+// another tells whether a session is of another machine than the one that has
+// the node's session and is alive. A node that starts again, or comes by another
+// way, is none. The caller holds mu.
+func (t *term) another(s *session, now time.Time) bool {
+	old, c := t.sessions[s.node], t.clocks[s.node]
+	if old == nil || c == nil || old.instance == s.instance || old.address == s.address {
+		return false
+	}
+	period := t.period()
+	return now.Before(c.heard.Add(period + 2*period/inexact))
 }
 
 func (t *term) unregister(s *session, now time.Time) {
