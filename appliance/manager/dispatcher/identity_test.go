@@ -133,4 +133,3 @@ func TestServe_NotesTheDataPath(t *testing.T) {
 		}
 	})
 }
-
