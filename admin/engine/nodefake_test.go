@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -145,7 +146,7 @@ func (r *runtime) find(ref string) (*proc, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, p := range r.all {
-		if p.name == ref || ref != "" && strings.HasPrefix(p.id, ref) {
+		if p.name == strings.TrimPrefix(ref, "/") || ref != "" && strings.HasPrefix(p.id, ref) {
 			return p, nil
 		}
 	}
@@ -162,7 +163,8 @@ func (r *runtime) Create(_ context.Context, name string, req container.CreateReq
 	if name == "" {
 		name = fmt.Sprint("c", len(r.all))
 	}
-	if _, err := r.find(name); err == nil {
+	// Not find: an ID may begin as the name reads.
+	if slices.ContainsFunc(r.all, func(p *proc) bool { return p.name == name }) {
 		return container.CreateResponse{}, object.Errorf(errdefs.ErrConflict, "Conflict. The container name %q is already in use", "/"+name)
 	}
 	p := newProc(name)

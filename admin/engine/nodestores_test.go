@@ -241,28 +241,41 @@ type node struct {
 	role    admin.Role
 	handler http.Handler
 	routes  []admin.Route
+	api     *engine.API
+	audit   *admin.Audit
+	records string // the audit's directory
 }
 
 func newNode(tb testing.TB) *node {
+	tb.Helper()
+	return newNodeWith(tb, func(*engine.Config) {})
+}
+
+// newNodeWith is a node whose API stands on something else, too.
+func newNodeWith(tb testing.TB, change func(*engine.Config)) *node {
 	tb.Helper()
 	images := &imageStore{names: []string{"base:latest"}}
 	n := &node{
 		runtime: &runtime{images: images, execs: map[string]*proc{}},
 		volumes: &volumeStore{},
 		role:    admin.Admin,
+		records: filepath.Join(tb.TempDir(), "audit"),
 	}
-	api, err := engine.New(engine.Config{
+	cfg := engine.Config{
 		Swarm: loneNode{}, Containers: n.runtime, Images: images, Volumes: n.volumes, Networks: networkStore{},
 		TaskLogs: noTaskLogs{}, Host: host{}, Events: engine.NewJournal(),
 		Version: "test", Logger: slog.New(slog.NewTextHandler(tb.Output(), nil)),
-	})
+	}
+	change(&cfg)
+	api, err := engine.New(cfg)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	audit, err := admin.OpenAudit(filepath.Join(tb.TempDir(), "audit"), openSealer{})
+	audit, err := admin.OpenAudit(n.records, openSealer{})
 	if err != nil {
 		tb.Fatal(err)
 	}
+	n.api, n.audit = api, audit
 	mux, err := admin.NewMux(admin.MuxConfig{
 		Routes: api.Routes(), Audit: audit, Logger: slog.New(slog.NewTextHandler(tb.Output(), nil)),
 	})

@@ -199,7 +199,7 @@ func (a *API) pass(w http.ResponseWriter, r *http.Request, p place) error {
 	w.Header().Set("Content-Type", resp.Header.Get("Content-Type"))
 	w.WriteHeader(resp.StatusCode)
 	out := &prompt{w, http.NewResponseController(w).Flush}
-	if err := out.flush(); err != nil {
+	if err = out.flush(); err != nil {
 		return err
 	}
 	_, err = io.Copy(out, resp.Body)
