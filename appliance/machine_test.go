@@ -19,10 +19,10 @@ import (
 )
 
 // TestTwoNodes_ShareAMachine runs two nodes in one network namespace: nothing
-// of one collides with the other's, and a port that both want is refused.
+// of one collides with the other's but ports, and one that both want is refused.
 func TestTwoNodes_ShareAMachine(t *testing.T) {
 	a := nodetest.New(t, nodetest.Binary(t), "a", nodetest.File)
-	b := a.Beside(t, "b", nodetest.File)
+	b := a.Beside(t, "b", strings.Replace(nodetest.File, ":2377", ":2378", 1))
 	path := dockerCLI(t)
 	a.Start(t)
 	b.Start(t)

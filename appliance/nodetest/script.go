@@ -184,6 +184,7 @@ func cmdNode(ts *testscript.TestScript, _ bool, args []string) {
 	n, t := node(ts), failing(ts)
 	switch args[0] {
 	case "start":
+		ts.Setenv("DOCKER_HOST", n.Host()) // for what is run by exec
 		n.Start(t)
 	case "launch":
 		n.Launch(t)
