@@ -26,5 +26,5 @@ bench: build ## the numbers, beside their peers
 lint: ## the linters of .golangci.yml, pinned
 	go tool -modfile=.ci/tools.mod golangci-lint run
 
-fuzz: ## every fuzz target for FUZZTIME (20s)
+fuzz: ## every fuzz target for FUZZTIME (10s)
 	.ci/fuzz
