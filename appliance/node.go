@@ -299,17 +299,18 @@ func (n *node) openMembership(context.Context) error {
 
 func (n *node) openAPI(ctx context.Context) (err error) {
 	n.api, err = engine.New(engine.Config{
-		Swarm:      n.membership,
-		Containers: n.containers,
-		Images:     n.images,
-		Volumes:    n.volumes,
-		Networks:   n.networks,
-		TaskLogs:   n.newLogReader(),
-		Host:       n.host,
-		Events:     n.journal,
-		Connect:    n.membership.Connect,
-		Version:    Version,
-		Logger:     n.logger.With("part", "api"),
+		Swarm:         n.membership,
+		Containers:    n.containers,
+		Images:        n.images,
+		Volumes:       n.volumes,
+		Networks:      n.networks,
+		TaskLogs:      n.newLogReader(),
+		Host:          n.host,
+		Events:        n.journal,
+		Connect:       n.membership.Connect,
+		LocalExecOnly: n.cfg.Admin.LocalExecOnly,
+		Version:       Version,
+		Logger:        n.logger.With("part", "api"),
 	})
 	if err != nil {
 		return err

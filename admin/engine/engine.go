@@ -24,6 +24,8 @@ type Config struct {
 	// Connect opens a connection on which another node serves [API.PeerRoutes],
 	// if this one is a manager. Without it there are no other nodes.
 	Connect func(ctx context.Context, node string) (net.Conn, error)
+	// LocalExecOnly lets nobody into containers by [API.PeerRoutes].
+	LocalExecOnly bool
 	// Version is the product's version, for the Server header.
 	Version string
 	Logger  *slog.Logger

@@ -62,6 +62,12 @@ type pair struct {
 
 func newPair(t *testing.T, cmd ...string) *pair {
 	t.Helper()
+	return newPairWith(t, func(*engine.Config) {}, cmd...)
+}
+
+// newPairWith is a pair whose worker is changed.
+func newPairWith(t *testing.T, change func(*engine.Config), cmd ...string) *pair {
+	t.Helper()
 	p := &pair{members: &membership{tb: t}}
 	if _, err := p.members.Init(t.Context(), swarm.InitRequest{}); err != nil {
 		t.Fatal(err)
@@ -78,6 +84,7 @@ func newPair(t *testing.T, cmd ...string) *pair {
 			t.Error("a worker connects to another node")
 			return nil, errors.New("no")
 		}
+		change(c)
 	})
 	peers := p.serve(t, p.far)
 	manage := func(c *engine.Config) {
@@ -358,6 +365,21 @@ func TestRemote_IsOnRecordOnBothNodes(t *testing.T) {
 	}
 	if far.Principal != "manager "+p.members.nodeID || far.Transport != "swarm" || far.Detail != "unix test (admin)" || far.Pattern != near.Pattern {
 		t.Errorf("there: %+v", far)
+	}
+}
+
+func TestRemote_ANodeMayKeepItsContainersToItself(t *testing.T) {
+	p := newPairWith(t, func(c *engine.Config) { c.LocalExecOnly = true })
+	for _, methodPath := range []string{"POST /containers/" + p.name + "/exec", "POST /containers/" + p.name + "/attach?stream=1"} {
+		if status, text := p.near.call(t, methodPath, `{"Cmd":["echo"]}`); status != 403 || !strings.Contains(text, "admin.local_exec_only") {
+			t.Errorf("%s: %d %s", methodPath, status, text)
+		}
+	}
+	if status, _ := p.near.call(t, "GET /containers/"+p.name+"/json", ""); status != 200 {
+		t.Errorf("inspect: %d", status)
+	}
+	if status, text := p.far.call(t, "POST /containers/"+p.name+"/exec", `{"Cmd":["echo"]}`); status != 201 {
+		t.Errorf("on the node itself: %d %s", status, text)
 	}
 }
 

@@ -40,6 +40,11 @@ func becomesStream(pattern string) bool {
 	return strings.HasSuffix(pattern, "/attach") || strings.HasSuffix(pattern, "/exec/{id}/start")
 }
 
+// enters tells whether a route leads into a container.
+func enters(pattern string) bool {
+	return becomesStream(pattern) || strings.HasSuffix(pattern, "/exec") || strings.HasSuffix(pattern, "/resize")
+}
+
 // PeerRoutes are what managers may do to the containers of this node's tasks,
 // and to no others. They are for a mux of their own, to which only managers
 // have access.
@@ -74,6 +79,9 @@ func (a *API) forTasks(pattern string, h handler) handler {
 		}
 		if err := a.mustBeOfTask(ctx, ref); err != nil {
 			return err
+		}
+		if a.LocalExecOnly && enters(pattern) {
+			return object.Errorf(errdefs.ErrPermissionDenied, "the node of container %s lets nobody into its containers from other nodes (admin.local_exec_only)", ref)
 		}
 		if becomesStream(pattern) {
 			w = chunked{w}

@@ -81,6 +81,9 @@ type Admin struct {
 	// Groups maps the ID of a Unix group to the role (viewer, operator or
 	// admin) that its members have on the unix socket.
 	Groups map[uint32]string
+	// LocalExecOnly lets nobody into this node's containers by way of another
+	// node: no exec and no attach.
+	LocalExecOnly bool
 }
 
 // Listener is one address of the admin API.

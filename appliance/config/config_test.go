@@ -27,6 +27,7 @@ admin:
   listen: [unix:///run/skep.sock, vsock://:2375, tcp://0.0.0.0:2376]
   tls: {client_ca: /etc/skep/operators.pem}
   groups: {999: operator}
+  local_exec_only: true
 registries:
   - {host: docker.io, mirrors: [https://mirror.example], auth: {username: u, password_file: /etc/skep/reg}}
 images: {preload: [/usr/share/skep/images]}
@@ -64,6 +65,8 @@ func TestParse_ReadsEverySection(t *testing.T) {
 			},
 			TLS:    config.TLS{ClientCA: "/etc/skep/operators.pem"},
 			Groups: map[uint32]string{999: "operator"},
+
+			LocalExecOnly: true,
 		},
 		Registries: []config.Registry{{
 			Host: "docker.io", Mirrors: []string{"https://mirror.example"}, Username: "u", Password: "/etc/skep/reg",

@@ -140,6 +140,7 @@ func (d *decoder) admin(n *yaml.Node, key string, a *Admin) {
 			)
 		}},
 		field{"groups", func(n *yaml.Node, key string) { a.Groups = d.groups(n, key) }},
+		d.boolean("local_exec_only", &a.LocalExecOnly),
 	)
 	if d.has(key + ".listen") {
 		a.Listen = nil

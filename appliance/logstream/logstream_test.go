@@ -187,6 +187,10 @@ func TestTaskLogs_ReadsWhatTheNodeHas(t *testing.T) {
 				t.Errorf("%s: got %q, want %q", tt.task, got, tt.want)
 			}
 		}
+		// It is not the node that is missing, and nothing is tried again.
+		if got := all(w.read(w.t.Context(), "bad", object.LogQuery{Follow: true})); !slices.Equal(got, []string{"one\n", "error: cannot be read"}) {
+			t.Errorf("following what cannot be read: got %q", got)
+		}
 		if n := len(all(w.read(w.t.Context(), "big", asked))); n != 100 {
 			t.Errorf("got %d lines of 100", n)
 		}

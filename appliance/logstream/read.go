@@ -106,7 +106,7 @@ func (r *Reader) follow(ctx context.Context, task *object.Task, q object.LogQuer
 			case ctx.Err() != nil:
 				yield(object.LogLine{}, context.Cause(ctx))
 				return
-			case !errdefs.IsUnavailable(broken):
+			case !errors.Is(broken, errNotThere):
 				yield(object.LogLine{}, broken)
 				return
 			case !told:
@@ -180,12 +180,16 @@ func (r *Reader) read(outer context.Context, task *object.Task, q object.LogQuer
 	}
 }
 
-var errSilent = errors.New("it does not answer")
+var (
+	// errNotThere is the kind of what is missing because of the node.
+	errNotThere = fmt.Errorf("the node is not there: %w", errdefs.ErrUnavailable)
+	errSilent   = errors.New("it does not answer")
+)
 
 // ask sends the request; the answer's body is the frames.
 func (r *Reader) ask(ctx context.Context, task *object.Task, q object.LogQuery) (io.ReadCloser, error) {
 	if name, down := r.cfg.Directory.Node(task.NodeID); down {
-		return nil, object.Errorf(errdefs.ErrUnavailable, "node %s is not available: it is down", name)
+		return nil, object.Errorf(errNotThere, "node %s is not available: it is down", name)
 	}
 	query, err := formatQuery(q)
 	if err != nil {
@@ -235,5 +239,5 @@ func (r *Reader) broken(ctx context.Context, node, what string, err error) error
 	case down:
 		err = errors.New("it is down")
 	}
-	return object.Errorf(errdefs.ErrUnavailable, "node %s %s: %v", name, what, err)
+	return object.Errorf(errNotThere, "node %s %s: %v", name, what, err)
 }
