@@ -31,7 +31,7 @@ func sealedWith(t *testing.T, w *world) string {
 func TestReseal_LeavesNothingForTheOldKey(t *testing.T) {
 	w := newWorld(t)
 	e, stop := w.open(t)
-	runs := create(t, e, request("sleep"))
+	runs := create(t, e, request("deaf"))
 	start(t, e, runs)
 	rests := create(t, e, request("exit", "0"))
 	// A crash left a file that was not whole yet.
@@ -71,7 +71,7 @@ func TestReseal_LeavesNothingForTheOldKey(t *testing.T) {
 func TestDiscard_HasTheNextStartRemoveWhatNoKeyOpens(t *testing.T) {
 	w := newWorld(t)
 	e, stop := w.open(t)
-	id := create(t, e, request("sleep"))
+	id := create(t, e, request("deaf"))
 	start(t, e, id)
 	create(t, e, request("exit", "0"))
 	stop()
