@@ -94,9 +94,7 @@ func TestDiscard_HasTheNextStartRemoveWhatNoKeyOpens(t *testing.T) {
 			t.Errorf("%s holds %v, %v", dir, entries, err)
 		}
 	}
-	if left := running(t, w.dir); len(left) > 0 {
-		t.Errorf("still running: %v", left)
-	}
+	eventually(t, "what was killed is gone", func() bool { return len(running(t, w.dir)) == 0 })
 	if err := containers.Discard(filepath.Join(w.dir, "nowhere")); err != nil {
 		t.Error(err)
 	}
