@@ -37,14 +37,14 @@ type clock struct {
 
 // down is when the node is down, as far as is known now. Gossip alone never
 // makes a node down: it only takes away the patience with one that does not
-// answer, or is silent for more than a beat.
+// answer or, if it could not be asked since, is silent for more than a beat.
 func (c *clock) down(dead bool, period time.Duration) time.Time {
 	if !dead {
 		return c.until
 	}
 	soon := c.heard.Add(period + 2*period/inexact)
-	if asked := c.asked.Add(proof); c.asked.After(c.heard) && asked.Before(soon) {
-		soon = asked
+	if c.asked.After(c.heard) {
+		soon = c.asked.Add(proof)
 	}
 	if soon.Before(c.until) {
 		return soon

@@ -269,9 +269,9 @@ func TestServe_ConnectionLossAndGossip(t *testing.T) {
 		{name: "well, whatever gossip says", speaks: true, dead: 0},
 		{name: "silent", dead: -1, down: 15 * time.Second},
 		{name: "silent and dead", dead: 2 * time.Second, down: 4500 * time.Millisecond},
-		{name: "silent and dead soon after a beat is due", dead: 5 * time.Second, down: 6 * time.Second},
 		{name: "answers", speaks: true, answers: true, dead: 6 * time.Second},
-		{name: "silent and dead later", dead: 9 * time.Second, down: 9 * time.Second},
+		{name: "silent and dead later", dead: 9 * time.Second, down: 11500 * time.Millisecond},
+		{name: "silent and dead in the end", dead: 14 * time.Second, down: 15 * time.Second},
 		{name: "lost", lost: true, dead: -1, disconnected: time.Second, down: 15 * time.Second},
 		{name: "lost and dead", lost: true, dead: 3 * time.Second, disconnected: time.Second, down: 6 * time.Second},
 	}
