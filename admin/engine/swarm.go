@@ -126,6 +126,9 @@ func (a *API) initSwarm(w http.ResponseWriter, r *http.Request) error {
 	if req.Spec.Name != "" && req.Spec.Name != "default" {
 		return invalid(`swarm spec must be named "default"`)
 	}
+	if err = checkSpec(&req.Spec); err != nil {
+		return err
+	}
 	if err = checkFirstCA(&req.Spec.CAConfig); err != nil {
 		return err
 	}
@@ -135,6 +138,14 @@ func (a *API) initSwarm(w http.ResponseWriter, r *http.Request) error {
 	}
 	admin.NameObject(r.Context(), id)
 	return writeJSON(w, http.StatusOK, id)
+}
+
+// checkSpec refuses what no swarm can be.
+func checkSpec(spec *swarm.Spec) error {
+	if spec.Dispatcher.HeartbeatPeriod < 0 {
+		return invalid("heartbeat time period cannot be a negative duration")
+	}
+	return nil
 }
 
 func (a *API) joinSwarm(_ http.ResponseWriter, r *http.Request) error {
@@ -159,6 +170,9 @@ func (a *API) updateSwarm(_ http.ResponseWriter, r *http.Request) error {
 	}
 	version, err := objectVersion(r, "swarm")
 	if err != nil {
+		return err
+	}
+	if err = checkSpec(&spec); err != nil {
 		return err
 	}
 	return a.change(r.Context(), func(s *store.Snapshot, tx *store.Tx) error {

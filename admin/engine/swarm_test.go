@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/moby/moby/api/types/registry"
@@ -59,6 +60,11 @@ func TestSwarm_UpdateReplacesTheSpecAndRotatesTokens(t *testing.T) {
 	}
 	if got := *after.Swarm.Spec.Orchestration.TaskHistoryRetentionLimit; got != 3 {
 		t.Errorf("history limit is %d", got)
+	}
+	spec.Dispatcher.HeartbeatPeriod = -time.Second
+	_, err = c.SwarmUpdate(t.Context(), client.SwarmUpdateOptions{Version: after.Swarm.Version, Spec: spec})
+	if err == nil || !strings.Contains(err.Error(), "heartbeat time period cannot be a negative duration") {
+		t.Errorf("a negative period: %v", err)
 	}
 	if after.Swarm.JoinTokens.Worker == before.Swarm.JoinTokens.Worker || after.Swarm.JoinTokens.Manager != before.Swarm.JoinTokens.Manager {
 		t.Errorf("tokens were %v and are %v", before.Swarm.JoinTokens, after.Swarm.JoinTokens)

@@ -1,6 +1,7 @@
 package membership
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -146,8 +147,11 @@ func clusterSpec(s swarm.Spec) swarm.Spec {
 	if s.Orchestration.TaskHistoryRetentionLimit == nil {
 		s.Orchestration.TaskHistoryRetentionLimit = new(int64(historyLimit))
 	}
-	if s.Raft.SnapshotInterval == 0 {
-		s.Raft = swarm.RaftConfig{SnapshotInterval: 10000, KeepOldSnapshots: new(uint64), LogEntriesForSlowFollowers: 500, ElectionTick: 10, HeartbeatTick: 1}
+	s.Raft.SnapshotInterval = cmp.Or(s.Raft.SnapshotInterval, 10000)
+	s.Raft.LogEntriesForSlowFollowers = cmp.Or(s.Raft.LogEntriesForSlowFollowers, 500)
+	s.Raft.ElectionTick, s.Raft.HeartbeatTick = cmp.Or(s.Raft.ElectionTick, 10), cmp.Or(s.Raft.HeartbeatTick, 1)
+	if s.Raft.KeepOldSnapshots == nil {
+		s.Raft.KeepOldSnapshots = new(uint64)
 	}
 	if s.Dispatcher.HeartbeatPeriod == 0 {
 		s.Dispatcher.HeartbeatPeriod = 5 * time.Second

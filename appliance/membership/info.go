@@ -12,6 +12,7 @@ import (
 	"skep/pki"
 	"skep/store"
 	"skep/store/object"
+	"skep/store/replica"
 )
 
 // joinWait is how long a request to join waits for its end.
@@ -21,7 +22,7 @@ const joinWait = 20 * time.Second
 // With ForceNewCluster a manager goes on alone with what it has of its swarm.
 func (m *Membership) Init(ctx context.Context, req swarm.InitRequest) (string, error) {
 	if s := m.stay.Load(); s != nil && req.ForceNewCluster {
-		return s.node, m.force(ctx, s)
+		return s.node, m.force(ctx, s, askedBy(req))
 	}
 	if err := m.free(); err != nil {
 		return "", err
@@ -76,11 +77,17 @@ func (m *Membership) Join(ctx context.Context, req swarm.JoinRequest) error {
 }
 
 // force ends the stay and begins another, of this manager alone.
-func (m *Membership) force(ctx context.Context, s *stay) error {
+func (m *Membership) force(ctx context.Context, s *stay, as asked) error {
 	if s.half.Load() == nil {
 		return object.Errorf(errdefs.ErrUnavailable, "This node is not a swarm manager. A swarm can be recovered only from what a manager has of it.")
 	}
-	s.finish(errForced)
+	if _, err := m.addresses(as); err != nil {
+		return err
+	}
+	if as.listen == usualListen {
+		as.listen = ""
+	}
+	s.finish(&forced{as})
 	select {
 	case <-s.ended:
 	case <-ctx.Done():
@@ -175,6 +182,9 @@ func (m *Membership) manager() (*half, error) {
 	switch {
 	case h == nil && !s.isManager():
 		return nil, object.Errorf(errdefs.ErrUnavailable, "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please run this command on a manager node or promote the current node to a manager.")
+	case h != nil && !h.isReady() && h.member.Leader() == "" && len(h.member.Members()) > 1:
+		// What this replica has may not be shown: only a leader knows what of it holds.
+		return nil, replica.NoLeader()
 	case h == nil || !h.isReady():
 		return nil, object.Errorf(errdefs.ErrUnavailable, "This node is not a swarm manager. Manager is being prepared or has trouble connecting to the cluster.")
 	}

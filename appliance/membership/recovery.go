@@ -1,6 +1,7 @@
 package membership
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"path/filepath"
@@ -13,10 +14,21 @@ import (
 	"skep/store/replica"
 )
 
+// forced is [errForced] with the addresses to go on with, as far as they are new.
+type forced struct{ as asked }
+
+func (f *forced) Error() string { return errForced.Error() }
+func (f *forced) Unwrap() error { return errForced }
+
 // recover makes this replica the only one of its swarm, in a new epoch. What
 // the other managers have is worth nothing from then on. The old replica stays
-// beside it, for who wants to look.
-func (m *Membership) recover(ctx context.Context) error {
+// beside it, for who wants to look. The addresses that why names take the place
+// of those that were asked for before.
+func (m *Membership) recover(ctx context.Context, why error) error {
+	var as asked
+	if f, ok := errors.AsType[*forced](why); ok {
+		as = f.as
+	}
 	st := m.cfg.Keys.State()
 	to := object.NewID()
 	if err := replica.Recover(ctx, m.replica(st.RaftID, st), m.replica(to, st)); err != nil {
@@ -26,6 +38,9 @@ func (m *Membership) recover(ctx context.Context) error {
 	return m.cfg.Keys.Update(func(st *identity.State) error {
 		st.Epoch++
 		st.RaftID = to
+		st.Peers = nil // they are of the old epoch
+		st.ListenAs, st.AdvertiseAs = cmp.Or(as.listen, st.ListenAs), cmp.Or(as.advertise, st.AdvertiseAs)
+		st.DataPathAs = cmp.Or(as.dataPath, st.DataPathAs)
 		return nil
 	})
 }
@@ -53,10 +68,16 @@ func (h *half) recovered(ctx context.Context, id identity.State) error {
 		c.GossipKeys.Departures++
 		tx.Update(c)
 		for n := range snap.Nodes.All() {
-			if n.ID == h.node || n.Spec.Role != swarm.NodeRoleManager {
+			if n.Spec.Role != swarm.NodeRoleManager {
 				continue
 			}
 			n = n.Clone().(*object.Node)
+			if n.ID == h.node {
+				n.RaftID = h.raftID
+				n.ManagerStatus = &swarm.ManagerStatus{Leader: true, Reachability: swarm.ReachabilityReachable, Addr: h.advertise}
+				tx.Update(n)
+				continue
+			}
 			n.Spec.Role, n.ManagerStatus, n.RaftID = swarm.NodeRoleWorker, nil, ""
 			n.MinGeneration = snap.Index + 1
 			tx.Update(n)

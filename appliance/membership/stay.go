@@ -118,7 +118,7 @@ func (m *Membership) stayOnce(ctx context.Context, pending *call) error {
 		s.left = m.leave(ctx)
 		return errLeft
 	case errors.Is(err, errForced):
-		if s.left = m.recover(ctx); s.left != nil {
+		if s.left = m.recover(ctx, err); s.left != nil {
 			m.cfg.Logger.ErrorContext(ctx, "could not recover the swarm by force", "err", s.left)
 		}
 		return errForced

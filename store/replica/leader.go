@@ -77,7 +77,7 @@ func (m *Member) awaitLeader(ctx context.Context) (string, <-chan struct{}, erro
 	case <-m.over:
 		return "", nil, shuttingDown()
 	case <-ctx.Done():
-		return "", nil, noLeader()
+		return "", nil, NoLeader()
 	}
 	for {
 		id, since, changed := m.leader.get()
@@ -89,10 +89,10 @@ func (m *Member) awaitLeader(ctx context.Context) (string, <-chan struct{}, erro
 		case <-changed:
 			timer.Stop()
 		case <-timer.C:
-			return "", nil, noLeader()
+			return "", nil, NoLeader()
 		case <-ctx.Done():
 			timer.Stop()
-			return "", nil, noLeader()
+			return "", nil, NoLeader()
 		case <-m.over:
 			timer.Stop()
 			return "", nil, shuttingDown()

@@ -24,7 +24,8 @@ const retryPause = 25 * time.Millisecond
 // or not.
 var ErrUnknownOutcome = errors.New("the outcome is unknown")
 
-func noLeader() error {
+// NoLeader is the error of what needs a leader while there is none.
+func NoLeader() error {
 	return object.Errorf(errdefs.ErrUnavailable, "The swarm does not have a leader. It's possible that too few managers are online. Make sure more than half of the managers are online.")
 }
 
@@ -81,7 +82,7 @@ func (m *Member) Read(ctx context.Context) (*store.Snapshot, error) {
 		err = m.reach(ctx, index)
 	}
 	if errors.Is(err, errLost) || errors.Is(err, ErrUnknownOutcome) || ctx.Err() != nil {
-		return nil, noLeader() // to read is to do nothing
+		return nil, NoLeader() // to read is to do nothing
 	}
 	if err != nil {
 		return nil, err
@@ -132,7 +133,7 @@ func (m *Member) ask(ctx context.Context, again bool, here func() (uint64, error
 		case leader == m.cfg.NodeID:
 			index, err = here()
 		case m.cfg.Forward == nil:
-			return 0, noLeader()
+			return 0, NoLeader()
 		default:
 			tctx, cancel := m.whileLeads(ctx, leader)
 			index, err = there(tctx, leader)
@@ -148,7 +149,7 @@ func (m *Member) ask(ctx context.Context, again bool, here func() (uint64, error
 		case <-changed:
 		case <-time.After(retryPause):
 		case <-ctx.Done():
-			return 0, noLeader()
+			return 0, NoLeader()
 		case <-m.over:
 			return 0, shuttingDown()
 		}
