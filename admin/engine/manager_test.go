@@ -199,6 +199,15 @@ type taskLogs struct {
 	mu   sync.Mutex
 	logs map[string][]object.LogLine
 	news chan struct{}
+	// open counts those that are being read, most is the most there ever were.
+	open, most int
+}
+
+func (l *taskLogs) count(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open += n
+	l.most = max(l.most, l.open)
 }
 
 func (l *taskLogs) add(task string, lines ...object.LogLine) {
@@ -211,6 +220,8 @@ func (l *taskLogs) add(task string, lines ...object.LogLine) {
 
 func (l *taskLogs) TaskLogs(ctx context.Context, t *object.Task, q object.LogQuery) iter.Seq2[object.LogLine, error] {
 	return func(yield func(object.LogLine, error) bool) {
+		l.count(1)
+		defer l.count(-1)
 		for n := 0; ; {
 			l.mu.Lock()
 			lines, ok := l.logs[t.ID]

@@ -110,42 +110,76 @@ func hasLog(t *object.Task) bool {
 	return rank >= object.Rank(swarm.TaskStateStarting) && rank <= object.Rank(swarm.TaskStateFailed)
 }
 
-// mergedLogs is what all tasks of a service wrote so far, in order of time.
+// maxSources and maxNodeSources bound how many logs are read at once, of other
+// nodes and of one of them: each is a stream that others have to share with.
+const maxSources, maxNodeSources = 96, 24
+
+// mergedLogs is what all tasks of a service wrote so far, in order of time. Of
+// many tasks on other nodes only some are merged at a time.
 func (a *API) mergedLogs(ctx context.Context, s *store.Snapshot, service string, q object.LogQuery) iter.Seq2[logEntry, error] {
 	return func(yield func(logEntry, error) bool) {
-		var sources []*logSource
-		// All at once: each may be on a node that does not answer.
-		var opening sync.WaitGroup
-		for t := range s.Tasks.By(store.ByService, service) {
-			if !hasLog(t) {
-				continue
-			}
-			next, stop := iter.Pull(a.tolerant(ctx, t, q))
-			defer stop()
-			src := &logSource{next: next}
-			sources = append(sources, src)
-			opening.Go(src.advance)
-		}
-		opening.Wait()
-		sources = slices.DeleteFunc(sources, func(s *logSource) bool { return s.ended })
-		for len(sources) > 0 {
-			i := 0
-			for j, src := range sources {
-				// The rest of a line comes before anything else.
-				if src.open || !sources[i].open && src.head.Time.Before(sources[i].head.Time) {
-					i = j
-				}
-			}
-			src := sources[i]
-			src.open = !bytes.HasSuffix(src.head.Text, []byte("\n"))
-			if !yield(src.head, nil) {
+		for _, tasks := range inRounds(s.Tasks.By(store.ByService, service), a.Swarm.Info(ctx).NodeID) {
+			if !a.merge(ctx, tasks, q, yield) {
 				return
-			}
-			if src.advance(); src.ended {
-				sources = slices.Delete(sources, i, i+1)
 			}
 		}
 	}
+}
+
+// inRounds are the tasks that have a log, in sets that may be read at once.
+func inRounds(tasks iter.Seq[*object.Task], here string) [][]*object.Task {
+	var rounds [][]*object.Task
+	n, of := 0, map[string]int{}
+	for t := range tasks {
+		if !hasLog(t) {
+			continue
+		}
+		i := 0
+		if t.NodeID != here {
+			i = max(n/maxSources, of[t.NodeID]/maxNodeSources)
+			n++
+			of[t.NodeID]++
+		}
+		for len(rounds) <= i {
+			rounds = append(rounds, nil)
+		}
+		rounds[i] = append(rounds[i], t)
+	}
+	return rounds
+}
+
+// merge puts the logs of tasks in order of time. False means to stop.
+func (a *API) merge(ctx context.Context, tasks []*object.Task, q object.LogQuery, yield func(logEntry, error) bool) bool {
+	var sources []*logSource
+	// All at once: each may be on a node that does not answer.
+	var opening sync.WaitGroup
+	for _, t := range tasks {
+		next, stop := iter.Pull(a.tolerant(ctx, t, q))
+		defer stop()
+		src := &logSource{next: next}
+		sources = append(sources, src)
+		opening.Go(src.advance)
+	}
+	opening.Wait()
+	sources = slices.DeleteFunc(sources, func(s *logSource) bool { return s.ended })
+	for len(sources) > 0 {
+		i := 0
+		for j, src := range sources {
+			// The rest of a line comes before anything else.
+			if src.open || !sources[i].open && src.head.Time.Before(sources[i].head.Time) {
+				i = j
+			}
+		}
+		src := sources[i]
+		src.open = !bytes.HasSuffix(src.head.Text, []byte("\n"))
+		if !yield(src.head, nil) {
+			return false
+		}
+		if src.advance(); src.ended {
+			sources = slices.Delete(sources, i, i+1)
+		}
+	}
+	return true
 }
 
 // logSource is one of the logs that are merged.

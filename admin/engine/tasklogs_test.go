@@ -77,6 +77,39 @@ func TestServiceLogs_MergeTasksInOrderOfTime(t *testing.T) {
 	}
 }
 
+func TestServiceLogs_ReadFewLogsOfOtherNodesAtOnce(t *testing.T) {
+	for _, tt := range []struct {
+		name       string
+		nodes      []string
+		tasks, max int
+	}{
+		{"of one node", []string{"w1"}, 60, 24},
+		{"of ten nodes", strings.Split("0123456789", ""), 200, 96},
+		{"of this node", []string{""}, 60, 60},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := initialised(t)
+			m.ok(t, "POST", "/services/create", `{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"busybox"}}}`, nil)
+			web, here := m.service(t, "web"), m.nodeID
+			for i := range tt.tasks {
+				if m.nodeID = tt.nodes[i%len(tt.nodes)]; m.nodeID == "" {
+					m.nodeID = here
+				}
+				task := m.addTask(t, web, i+1, swarm.TaskStateRunning, swarm.TaskStateRunning)
+				m.logs.add(task.ID, line(int64(i), "one\n"), line(int64(tt.tasks+i), "two\n"))
+			}
+			m.nodeID = here
+			_, _, body := m.call(t, "GET", "/v1.51/services/web/logs?stdout=1", "")
+			if got := len(unframe(t, []byte(body+"\n"))); got != 2*tt.tasks {
+				t.Errorf("got %d lines of %d", got, 2*tt.tasks)
+			}
+			if m.logs.most != tt.max || m.logs.open != 0 {
+				t.Errorf("%d logs were read at once, want %d; %d are still", m.logs.most, tt.max, m.logs.open)
+			}
+		})
+	}
+}
+
 func TestServiceLogs_FollowTasksThatAreYetToCome(t *testing.T) {
 	m := initialised(t)
 	m.ok(t, "POST", "/services/create", `{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"busybox"}}}`, nil)

@@ -5,6 +5,7 @@
 //
 //	manager ── GET /tasks/{id}/logs?query= ──► node
 //	        ◄── line, line, sign of life, line, … end ──
+//	        ── one byte for each 16 KiB of lines ──►
 //
 // It promises that a node that is down, hangs or goes away ends nothing but its
 // own part, within seconds and with an error that names the node; that whoever

@@ -46,29 +46,29 @@ func appendFrame(b []byte, f *frame) ([]byte, error) {
 	return append(b, value...), nil
 }
 
-// readFrame is the next frame, nil for a sign of life. The value is read into
-// buf, which has room for it.
-func readFrame(r io.Reader, buf []byte) (*frame, error) {
+// readFrame is the next frame, nil for a sign of life, and its size in bytes.
+// The value is read into buf, which has room for it.
+func readFrame(r io.Reader, buf []byte) (f *frame, size int, err error) {
 	var head [4]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return nil, fmt.Errorf("read frame: %w", err)
+		return nil, 0, fmt.Errorf("read frame: %w", err)
 	}
 	n := binary.BigEndian.Uint32(head[:])
 	switch {
 	case n == 0:
-		return nil, nil //nolint:nilnil // There is nothing in it.
+		return nil, len(head), nil
 	case n > maxFrame:
-		return nil, fmt.Errorf("read frame: it has %d bytes, more than %d", n, maxFrame)
+		return nil, 0, fmt.Errorf("read frame: it has %d bytes, more than %d", n, maxFrame)
 	}
 	if _, err := io.ReadFull(r, buf[:n]); err != nil {
-		return nil, fmt.Errorf("read frame: %w", err)
+		return nil, 0, fmt.Errorf("read frame: %w", err)
 	}
-	f := new(frame)
+	f = new(frame)
 	if err := object.Decode(buf[:n], f); err != nil {
-		return nil, fmt.Errorf("decode frame: %w", err)
+		return nil, 0, fmt.Errorf("decode frame: %w", err)
 	}
 	if err := f.check(); err != nil {
-		return nil, fmt.Errorf("decode frame: %w", err)
+		return nil, 0, fmt.Errorf("decode frame: %w", err)
 	}
-	return f, nil
+	return f, len(head) + int(n), nil
 }

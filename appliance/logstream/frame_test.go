@@ -34,12 +34,12 @@ func TestFrames_ComeBackAsTheyWere(t *testing.T) {
 	}
 	r, buf := bytes.NewReader(stream), make([]byte, maxFrame)
 	for _, want := range samples() {
-		got, err := readFrame(r, buf)
+		got, _, err := readFrame(r, buf)
 		if err != nil || !cmp.Equal(got, want) {
 			t.Errorf("got %v, %v, want %v", got, err, want)
 		}
 	}
-	if _, err := readFrame(r, buf); err == nil {
+	if _, _, err := readFrame(r, buf); err == nil {
 		t.Error("the end of the stream is a frame")
 	}
 }
@@ -66,7 +66,7 @@ func TestFrames_StrangeOnesAreRefused(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if _, err := readFrame(strings.NewReader(tt.stream), make([]byte, maxFrame)); err == nil || !strings.Contains(err.Error(), tt.want) {
+			if _, _, err := readFrame(strings.NewReader(tt.stream), make([]byte, maxFrame)); err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
 		})
@@ -108,7 +108,7 @@ func FuzzFrames(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, buf := bytes.NewReader(b), make([]byte, maxFrame)
 		for {
-			got, err := readFrame(r, buf)
+			got, _, err := readFrame(r, buf)
 			if err != nil {
 				return
 			}
@@ -116,7 +116,7 @@ func FuzzFrames(f *testing.F) {
 			if err != nil {
 				t.Fatalf("cannot send %v: %v", got, err)
 			}
-			back, err := readFrame(io.Reader(bytes.NewReader(again)), buf)
+			back, _, err := readFrame(io.Reader(bytes.NewReader(again)), buf)
 			if err != nil || !cmp.Equal(got, back) {
 				t.Fatalf("%v became %v, %v", got, back, err)
 			}

@@ -46,6 +46,7 @@ func (l logs) TaskLogs(ctx context.Context, task *object.Task, q object.LogQuery
 type world struct {
 	t     *testing.T
 	there logs
+	serve func(*http.ServeMux) // what there serves, made at the first use
 
 	mu      sync.Mutex
 	down    bool       // and known to be
@@ -88,7 +89,10 @@ func (w *world) connect(context.Context, string) (net.Conn, error) {
 		return near, nil
 	}
 	mux := http.NewServeMux()
-	logstream.NewServer(w.there, logger).Route(mux)
+	if w.serve == nil {
+		w.serve = logstream.NewServer(w.there, logger).Route
+	}
+	w.serve(mux)
 	w.serving.Go(func() {
 		if err := share.ServeConn(w.t.Context(), far, mux, logger); err != nil {
 			w.t.Error(err)
@@ -217,7 +221,7 @@ func TestTaskLogs_NeverHangsOnANodeThatIsNotThere(t *testing.T) {
 		{"silent", func(w *world) { w.silent = true }, 5 * time.Second, []string{"error: node host-of-there is not available: it does not answer"}},
 		{
 			"breaks off", func(w *world) { time.AfterFunc(time.Minute, w.crash) }, time.Minute,
-			[]string{"begun\n", "error: node host-of-there disconnected unexpectedly: read frame: unexpected EOF"},
+			[]string{"begun\n", "error: node host-of-there disconnected unexpectedly: read frame: EOF"},
 		},
 	}
 	for _, tt := range tests {
@@ -316,7 +320,7 @@ func TestTaskLogs_GoesOnWhenTheNodeIsBack(t *testing.T) {
 		time.AfterFunc(35*time.Minute, func() { w.set(func() { w.down, w.dial = false, nil }) })
 		got := all(w.read(w.t.Context(), "x", object.LogQuery{Stdout: true, Follow: true, Tail: -1}))
 		want := []string{
-			"10m0s\n", "warning: incomplete log stream: node host-of-there disconnected unexpectedly: read frame: unexpected EOF\n",
+			"10m0s\n", "warning: incomplete log stream: node host-of-there disconnected unexpectedly: read frame: EOF\n",
 			"20m0s\n", "30m0s\n", "40m0s\n", "50m0s\n",
 		}
 		if !slices.Equal(got, want) {
@@ -386,6 +390,139 @@ func TestServer_LimitsWhatItSends(t *testing.T) {
 		}
 		if took := time.Since(began); took < 3*time.Second || took > 5*time.Second {
 			t.Errorf("40 MB took %v", took)
+		}
+	})
+}
+
+// A log that is not read on leaves room on a connection that it shares.
+func TestServer_SendsLittleAhead(t *testing.T) {
+	said := 0
+	there := logs{"x": func(_ context.Context, _ object.LogQuery, say func(string) bool) error {
+		for range 1000 {
+			if !say(strings.Repeat("z", 1<<10)) {
+				break
+			}
+			said++
+		}
+		return nil
+	}}
+	inBubble(t, there, func(w *world) {
+		next, stop := iter.Pull2(logstream.NewReader(logstream.Config{
+			NodeID: func() string { return "here" }, Directory: w,
+			Connect: func(ctx context.Context, node string) (net.Conn, error) {
+				c, err := w.connect(ctx, node)
+				return buffered(c), err
+			},
+		}).TaskLogs(w.t.Context(), &object.Task{ID: "x", NodeID: "there"}, object.LogQuery{}))
+		defer stop()
+		if _, err, ok := next(); !ok || err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if said > 100 {
+			t.Errorf("%d KiB were sent ahead", said)
+		}
+		n := 1
+		for {
+			if _, err, ok := next(); err != nil {
+				t.Fatal(err)
+			} else if !ok {
+				break
+			}
+			n++
+		}
+		if n != 1000 {
+			t.Errorf("got %d lines of 1000", n)
+		}
+	})
+}
+
+// deep is a connection that takes whatever is sent.
+type deep struct {
+	net.Conn
+	in *io.PipeReader
+}
+
+func (d deep) Read(b []byte) (int, error) { return d.in.Read(b) }
+
+func (d deep) Close() error { return errors.Join(d.in.Close(), d.Conn.Close()) }
+
+func buffered(c net.Conn) net.Conn {
+	in, out := io.Pipe()
+	var mu sync.Mutex
+	var all []byte
+	more, done := make(chan struct{}, 1), make(chan error, 1)
+	go func() {
+		for buf := make([]byte, 4096); ; {
+			n, err := c.Read(buf)
+			mu.Lock()
+			all = append(all, buf[:n]...)
+			mu.Unlock()
+			if err != nil {
+				done <- err
+				return
+			}
+			select {
+			case more <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	go func() {
+		var end error
+		for {
+			mu.Lock()
+			piece := all
+			all = nil
+			mu.Unlock()
+			if len(piece) > 0 {
+				_, _ = out.Write(piece)
+				continue
+			}
+			if end != nil {
+				out.CloseWithError(end)
+				return
+			}
+			select {
+			case <-more:
+			case end = <-done:
+			}
+		}
+	}()
+	return deep{c, in}
+}
+
+func TestServer_HasRoomForSoMany(t *testing.T) {
+	there := logs{"x": func(ctx context.Context, _ object.LogQuery, say func(string) bool) error {
+		say("begun\n")
+		<-ctx.Done()
+		return ctx.Err()
+	}}
+	inBubble(t, there, func(w *world) {
+		ctx, cancel := context.WithCancel(w.t.Context())
+		defer cancel()
+		server := logstream.NewServer(there, slog.New(slog.DiscardHandler))
+		w.serve = server.Route
+		var reading sync.WaitGroup
+		for range 48 {
+			reading.Go(func() {
+				if got := all(w.read(ctx, "x", object.LogQuery{})); len(got) == 0 || got[0] != "begun\n" {
+					t.Errorf("got %q", got)
+				}
+			})
+		}
+		time.Sleep(time.Second)
+		if got := all(w.read(ctx, "x", object.LogQuery{Follow: true})); len(got) != 1 || got[0] != "error: too many logs of the node are being read" {
+			t.Errorf("one more: got %q", got)
+		}
+		cancel()
+		reading.Wait()
+		synctest.Wait()
+		ctx, cancel = context.WithTimeout(w.t.Context(), time.Second)
+		defer cancel()
+		if got := all(w.read(ctx, "x", object.LogQuery{})); len(got) == 0 || got[0] != "begun\n" {
+			t.Errorf("after they have gone: got %q", got)
 		}
 	})
 }

@@ -48,25 +48,10 @@ type Config struct {
 }
 
 // Reader reads the logs of all nodes' tasks.
-type Reader struct {
-	cfg       Config
-	transport *http.Transport
-}
+type Reader struct{ cfg Config }
 
 // NewReader is a Reader without connections: each log has its own.
-func NewReader(cfg Config) *Reader {
-	return &Reader{cfg: cfg, transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
-			node, _, err := net.SplitHostPort(addr)
-			if err != nil {
-				return nil, err
-			}
-			return cfg.Connect(ctx, node)
-		},
-		DisableCompression: true,
-		DisableKeepAlives:  true,
-	}}
-}
+func NewReader(cfg Config) *Reader { return &Reader{cfg: cfg} }
 
 // TaskLogs reads a task's log. What is missing of it, because its node is not
 // there, is an error of the kind unavailable that names the node. Whoever
@@ -150,16 +135,18 @@ func (r *Reader) read(outer context.Context, task *object.Task, q object.LogQuer
 		// The watchdog ends the request when the node is silent while it is read.
 		watchdog := time.AfterFunc(beginTime, func() { cancel(errSilent) })
 		defer watchdog.Stop()
-		body, err := r.ask(ctx, task, q)
+		conn, in, err := r.ask(ctx, task, q)
 		if err != nil {
 			yield(object.LogLine{}, err)
 			return
 		}
-		defer body.Close()
-		in, buf := bufio.NewReaderSize(body, 32<<10), make([]byte, maxFrame)
+		buf, size := make([]byte, maxFrame), 0
 		for {
 			watchdog.Reset(silence)
-			f, err := readFrame(in, buf)
+			f, n, err := readFrame(in, buf)
+			if err == nil && f != nil && f.Line != nil {
+				acknowledge(conn, &size, n)
+			}
 			watchdog.Stop()
 			switch {
 			case err != nil:
@@ -180,38 +167,63 @@ func (r *Reader) read(outer context.Context, task *object.Task, q object.LogQuer
 	}
 }
 
+// acknowledge tells the node of each part that was read before the line of n
+// bytes that came now: it counts as [sender.sendLine] does. A node that has sent
+// all may have hung up; whether it did is for reading to find out.
+func acknowledge(w io.Writer, size *int, n int) {
+	if *size < part {
+		*size += n
+		return
+	}
+	*size = n
+	_, _ = w.Write([]byte{0})
+}
+
 var (
 	// errNotThere is the kind of what is missing because of the node.
 	errNotThere = fmt.Errorf("the node is not there: %w", errdefs.ErrUnavailable)
 	errSilent   = errors.New("it does not answer")
 )
 
-// ask sends the request; the answer's body is the frames.
-func (r *Reader) ask(ctx context.Context, task *object.Task, q object.LogQuery) (io.ReadCloser, error) {
+// ask sends the request; the frames come by the reader. The connection is
+// closed when ctx ends.
+func (r *Reader) ask(ctx context.Context, task *object.Task, q object.LogQuery) (net.Conn, *bufio.Reader, error) {
 	if name, down := r.cfg.Directory.Node(task.NodeID); down {
-		return nil, object.Errorf(errNotThere, "node %s is not available: it is down", name)
+		return nil, nil, object.Errorf(errNotThere, "node %s is not available: it is down", name)
 	}
 	query, err := formatQuery(q)
 	if err != nil {
-		return nil, fmt.Errorf("encode query of a log: %w", err)
+		return nil, nil, fmt.Errorf("encode query of a log: %w", err)
 	}
-	u := url.URL{
-		Scheme: "http", Host: net.JoinHostPort(task.NodeID, "80"),
-		Path: "/tasks/" + task.ID + "/logs", RawQuery: url.Values{"query": {query}}.Encode(),
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	path := "/tasks/" + task.ID + "/logs?" + url.Values{"query": {query}}.Encode()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://node"+path, nil)
 	if err != nil {
-		return nil, fmt.Errorf("ask for log of task %s: %w", task.ID, err)
+		return nil, nil, fmt.Errorf("ask for log of task %s: %w", task.ID, err)
 	}
-	resp, err := r.transport.RoundTrip(req)
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", protocol)
+	conn, err := r.cfg.Connect(ctx, task.NodeID)
 	if err != nil {
-		return nil, r.broken(ctx, task.NodeID, "is not available", err)
+		return nil, nil, r.broken(ctx, task.NodeID, "is not available", err)
 	}
-	if resp.StatusCode != http.StatusOK {
-		defer resp.Body.Close()
-		return nil, refusal(resp)
+	context.AfterFunc(ctx, func() { _ = conn.Close() })
+	in := bufio.NewReaderSize(conn, part)
+	resp, err := exchange(conn, in, req)
+	if err != nil {
+		return nil, nil, r.broken(ctx, task.NodeID, "is not available", err)
 	}
-	return resp.Body, nil
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		return nil, nil, refusal(resp)
+	}
+	return conn, in, nil
+}
+
+func exchange(w io.Writer, r *bufio.Reader, req *http.Request) (*http.Response, error) {
+	if err := req.Write(w); err != nil {
+		return nil, err
+	}
+	return http.ReadResponse(r, req)
 }
 
 // refusal is why a node does not give a log.
