@@ -25,7 +25,7 @@ const (
 	// attemptPause lies between two attempts to unlock.
 	attemptPause = time.Second
 	// settlePatience is how long the answer to an unlocking waits for the swarm.
-	settlePatience = 20 * time.Second
+	settlePatience = 5 * time.Second
 )
 
 // lock is what a node is while its keystore opens with the unlock key only. It
