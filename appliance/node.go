@@ -28,6 +28,7 @@ import (
 	"skep/exec/tasks"
 	"skep/exec/volumes"
 	"skep/net/attach"
+	"skep/net/gossip"
 	"skep/pki/identity"
 	"skep/store"
 	"skep/store/object"
@@ -51,6 +52,7 @@ type node struct {
 	containers *containers.Engine
 	tasks      *tasks.Executor
 	logs       *logstream.Server
+	gossip     *gossip.Gossip
 	membership *membership.Membership
 	api        *engine.API
 	mux        *admin.Mux
@@ -149,6 +151,7 @@ func (n *node) parts() []part {
 		{"networks", n.networks.Run},
 		{"containers", n.containers.Run},
 		{"swarm", n.membership.Run},
+		{"gossip", n.gossip.Run},
 		{"preload", n.preload},
 	}
 }
@@ -277,6 +280,7 @@ func (n *node) rekeying() *rekeying {
 }
 
 func (n *node) openMembership(context.Context) error {
+	n.gossip = n.newGossip()
 	n.membership = membership.New(membership.Config{
 		File:     n.cfg.Swarm,
 		Dir:      n.dir.path,
@@ -286,6 +290,7 @@ func (n *node) openMembership(context.Context) error {
 		Serve:    n.serveManagers,
 		Holdings: tellHoldings(n.images),
 		Held:     n.sharing.directory.Set,
+		Gossip:   func(m membership.Gossip) { n.gossip.Set(gossipAs(m)) },
 		Routes:   n.sharingRoutes(),
 		Fatal:    func(err error) { n.fatal <- err },
 		Rekey:    n.rekeying().followKEK,

@@ -108,6 +108,7 @@ type command = func(ts *testscript.TestScript, neg bool, args []string)
 //	busyboxarchive FILE           write the same image as an archive below the node's directory
 //	unlock FILE                   docker swarm unlock with the key that is in a file
 //	resealed N                    wait until the node has changed its keys N times
+//	[!] logged REGEXP             wait until the node's log has it; it has it not
 //	inorder                       stdout is "line 0", "line 1" and so on without a gap
 //	restarts N                    kill and start the node N times
 //	pause DURATION                let time pass
@@ -140,6 +141,7 @@ func commands() map[string]command {
 		},
 		"unlock":   cmdUnlock,
 		"resealed": cmdResealed,
+		"logged":   cmdLogged,
 		"inorder":  cmdInOrder,
 		"restarts": cmdRestarts,
 		"pause": func(ts *testscript.TestScript, _ bool, args []string) {
@@ -194,6 +196,18 @@ func cmdNode(ts *testscript.TestScript, _ bool, args []string) {
 		n.Kill(t)
 	default:
 		ts.Fatalf("node %s: want start, launch, stop or kill", args[0])
+	}
+}
+
+func cmdLogged(ts *testscript.TestScript, neg bool, args []string) {
+	want, err := regexp.Compile(args[0])
+	ts.Check(err)
+	logged := func() bool { return want.MatchString(node(ts).Log()) }
+	if neg && logged() {
+		ts.Fatalf("the log of %s has %s: %s", node(ts).Name, args[0], want.FindString(node(ts).Log()))
+	}
+	if !neg && !Eventually(logged) {
+		ts.Fatalf("the log of %s does not have %s", node(ts).Name, args[0])
 	}
 }
 
