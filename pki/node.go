@@ -154,9 +154,25 @@ func Verify(chain, roots []*x509.Certificate, now time.Time) (Node, error) {
 		opts.Intermediates.AddCert(c)
 	}
 	if _, err := leaf.Verify(opts); err != nil {
+		if e, ok := errors.AsType[x509.CertificateInvalidError](err); ok && e.Reason == x509.Expired {
+			err = &ClockError{NotBefore: e.Cert.NotBefore, NotAfter: e.Cert.NotAfter, Now: now}
+		}
 		return Node{}, fmt.Errorf("verify certificate: %w", err)
 	}
 	return n, nil
+}
+
+// ClockError says that a certificate is not valid now, by the clock of whoever
+// looks at it. One of the two may be wrong.
+type ClockError struct{ NotBefore, NotAfter, Now time.Time }
+
+func (e *ClockError) Error() string {
+	if e.Now.Before(e.NotBefore) {
+		// It was issued by a clock that said at least so much more.
+		return fmt.Sprintf("it is not valid before %s, and this machine's clock says %s: a clock is %s off or more, set it and try again",
+			e.NotBefore.UTC().Format(time.RFC3339), e.Now.UTC().Format(time.RFC3339), e.NotBefore.Add(backdate).Sub(e.Now).Round(time.Second))
+	}
+	return fmt.Sprintf("it expired at %s, and this machine's clock says %s", e.NotAfter.UTC().Format(time.RFC3339), e.Now.UTC().Format(time.RFC3339))
 }
 
 // Subject is the node that a leaf is made out to. It refuses what Issue would

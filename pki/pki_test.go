@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"slices"
 	"strings"
@@ -224,6 +225,24 @@ func TestVerify_BelievesOnlyWhatTheRootIssued(t *testing.T) {
 	} {
 		if got, err := pki.Verify(v.chain, roots, v.now); err == nil {
 			t.Errorf("%s: believed %+v", name, got)
+		}
+	}
+}
+
+func TestVerify_TellsOfClocks(t *testing.T) {
+	now := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	root := newRoot(t, now)
+	chain, _ := issue(t, root, pki.Node{ID: "n", Cluster: "c", Role: pki.Worker}, now, pki.MinExpiry)
+	for _, tt := range []struct {
+		at   time.Duration
+		want string
+	}{
+		{-5 * time.Hour, "verify certificate: it is not valid before 2026-11-21T11:00:00Z, and this machine's clock says 2026-11-21T07:00:00Z: a clock is 5h0m0s off or more, set it and try again"},
+		{2 * time.Hour, "verify certificate: it expired at 2026-11-21T13:00:00Z, and this machine's clock says 2026-11-21T14:00:00Z"},
+	} {
+		_, err := pki.Verify(chain, []*x509.Certificate{root.Cert}, now.Add(tt.at))
+		if _, ok := errors.AsType[*pki.ClockError](err); !ok || err.Error() != tt.want {
+			t.Errorf("got  %v\nwant %s", err, tt.want)
 		}
 	}
 }

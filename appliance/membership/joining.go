@@ -91,7 +91,7 @@ func (m *Membership) join(ctx context.Context, j *joining) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if !j.patient && !passing(err) {
+		if !j.patient && (!passing(err) || untimely(err)) {
 			return err
 		}
 		a.problem.set(err)
@@ -109,6 +109,13 @@ func passing(err error) bool {
 	}
 	return !errdefs.IsInvalidArgument(err) && !errdefs.IsPermissionDenied(err) && !errdefs.IsUnauthorized(err) &&
 		!errdefs.IsNotImplemented(err) && !errdefs.IsConflict(err) && !errdefs.IsAlreadyExists(err)
+}
+
+// untimely tells that a certificate is not valid yet: a clock is wrong. Another
+// manager's may be right.
+func untimely(err error) bool {
+	e, ok := errors.AsType[*pki.ClockError](err)
+	return ok && e.Now.Before(e.NotBefore)
 }
 
 func (m *Membership) joinOnce(ctx context.Context, j *joining) error {
