@@ -45,7 +45,9 @@ func newNode(tb testing.TB, scope string) *node {
 	}}
 	n.open(tb)
 	tb.Cleanup(func() {
-		if err := n.Destroy(context.WithoutCancel(tb.Context())); err != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(tb.Context()), time.Minute)
+		defer cancel()
+		if err := n.Destroy(ctx); err != nil {
 			tb.Error(err)
 		}
 		n.shut(tb)
