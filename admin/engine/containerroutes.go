@@ -10,6 +10,7 @@ import (
 func (a *API) containerRoutes() []admin.Route {
 	return slices.Concat([]admin.Route{
 		a.read("GET /containers/json", a.containerList),
+		a.read("GET /containers/{id}/logs", a.logsAnywhere),
 		a.write(admin.Operator, "POST /containers/create", a.containerCreate),
 		a.write(admin.Operator, "POST /containers/prune", a.containerPrune),
 		a.write(admin.Operator, "POST /containers/{id}/start", verb(a.containerStart)),

@@ -41,14 +41,13 @@ type place struct {
 	ref string
 	// node is nil for this node.
 	node *object.Node
+	// task is the one whose container it is, on another node.
+	task *object.Task
 }
 
 // anywhere is h for what is on this node, and else the same request to the
 // node that it is on. Who may make it was decided before.
 func (a *API) anywhere(pattern string, h handler) handler {
-	if a.Connect == nil {
-		return h
-	}
 	locate := a.locateContainer
 	switch {
 	case isExec(pattern):
@@ -60,17 +59,42 @@ func (a *API) anywhere(pattern string, h handler) handler {
 	if becomesStream(pattern) {
 		ask = a.join
 	}
-	return func(w http.ResponseWriter, r *http.Request) error {
-		p, err := locate(r.Context(), r.PathValue("id"))
+	return func(w http.ResponseWriter, r *http.Request) error { return a.route(w, r, locate, h, ask) }
+}
+
+// route leads a request to where what it is about is.
+func (a *API) route(w http.ResponseWriter, r *http.Request, locate func(context.Context, string) (place, error),
+	here handler, there func(http.ResponseWriter, *http.Request, place) error,
+) error {
+	if a.Connect == nil {
+		return here(w, r)
+	}
+	p, err := locate(r.Context(), r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	r.SetPathValue("id", p.ref)
+	if p.node == nil {
+		return here(w, r)
+	}
+	return there(w, r, p)
+}
+
+// logsAnywhere is a container's log. On another node it is its task's, which
+// is made for being read from afar.
+func (a *API) logsAnywhere(w http.ResponseWriter, r *http.Request) error {
+	read := func(w http.ResponseWriter, r *http.Request, p place) error {
+		q, err := parseLogRequest(r)
 		if err != nil {
 			return err
 		}
-		r.SetPathValue("id", p.ref)
-		if p.node == nil {
-			return h(w, r)
+		s, err := a.Swarm.Replica()
+		if err != nil {
+			return err
 		}
-		return ask(w, r, p)
+		return writeLog(w, r, q, hasTTY(s, p.task), plain(a.TaskLogs.TaskLogs(r.Context(), p.task, q.LogQuery)))
 	}
+	return a.route(w, r, a.locateContainer, a.containerLogs, read)
 }
 
 // locateContainer finds a container by its ID or name, or by its task's ID.
@@ -110,7 +134,9 @@ func (a *API) find(ctx context.Context, ref string, find func(*store.Snapshot) (
 	if t.NodeID == "" {
 		return here, object.Errorf(errdefs.ErrUnavailable, "task %s has not been scheduled", t.ID)
 	}
-	return a.at(ctx, s, t.NodeID, name)
+	p, err := a.at(ctx, s, t.NodeID, name)
+	p.task = t
+	return p, err
 }
 
 // at is something on a node.

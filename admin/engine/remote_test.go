@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"net"
 	"net/http"
@@ -50,6 +51,16 @@ func (p pipes) Accept() (net.Conn, error) {
 func (p pipes) Close() error { close(p); return nil }
 func (pipes) Addr() net.Addr { return &net.UnixAddr{} }
 
+// farLogs reads the logs of the pair's task.
+type farLogs struct{ *pair }
+
+func (f farLogs) TaskLogs(ctx context.Context, task *object.Task, q object.LogQuery) iter.Seq2[object.LogLine, error] {
+	if task.ID != f.task.ID {
+		panic("the log of task " + task.ID)
+	}
+	return f.far.Logs(ctx, f.box.id, q)
+}
+
 // pair is two managers and a worker with a task and a container of its own.
 type pair struct {
 	near, other, far *node
@@ -89,6 +100,7 @@ func newPairWith(t *testing.T, change func(*engine.Config), cmd ...string) *pair
 	peers := p.serve(t, p.far)
 	manage := func(c *engine.Config) {
 		c.Swarm = p.members
+		c.TaskLogs = farLogs{p}
 		c.Connect = func(_ context.Context, node string) (net.Conn, error) {
 			if node != worker.ID || p.connect != nil {
 				return nil, errors.Join(p.connect)
@@ -269,7 +281,7 @@ func TestRemote_SaysWhichNodeIsNotThere(t *testing.T) {
 	p := newPair(t)
 	id := p.exec(t, p.near, "cat")
 	all := []string{
-		"GET /containers/" + p.name + "/json", "GET /containers/" + p.name + "/top", "GET /containers/" + p.name + "/logs?stdout=1&follow=1",
+		"GET /containers/" + p.name + "/json", "GET /containers/" + p.name + "/top",
 		"GET /containers/" + p.name + "/stats", "POST /containers/" + p.name + "/wait", "POST /containers/" + p.name + "/attach?stream=1&stdout=1",
 		"POST /exec/" + id + "/start", "GET /exec/" + id + "/json",
 	}
@@ -296,6 +308,7 @@ func TestRemote_SaysWhichNodeIsNotThere(t *testing.T) {
 		n.Status.State = swarm.NodeStateDown
 		tx.Update(n)
 	})
+	all = append(all, "GET /containers/"+p.name+"/logs?stdout=1&follow=1")
 	check("node w1 is not available: it is down")
 }
 
@@ -389,7 +402,7 @@ func TestPeerRoutes_AreTheTableInReview(t *testing.T) {
 	for _, r := range newNode(t).api.PeerRoutes() {
 		got = append(got, r.Pattern)
 	}
-	want := "GET /containers/{id}/json GET /containers/{id}/top GET /containers/{id}/logs GET /containers/{id}/stats " +
+	want := "GET /containers/{id}/json GET /containers/{id}/top GET /containers/{id}/stats " +
 		"POST /containers/{id}/wait POST /containers/{id}/attach POST /containers/{id}/resize POST /containers/{id}/exec " +
 		"POST /exec/{id}/start POST /exec/{id}/resize GET /exec/{id}/json"
 	if strings.Join(got, " ") != want {

@@ -22,7 +22,6 @@ func (a *API) reachableRoutes(wrap func(pattern string, h handler) handler) []ad
 	return []admin.Route{
 		read(inspectPattern, a.containerInspect),
 		read("GET /containers/{id}/top", a.containerTop),
-		read("GET /containers/{id}/logs", a.containerLogs),
 		read("GET /containers/{id}/stats", a.containerStats),
 		a.wait(wait, wrap(wait, a.containerWait)),
 		stream(enter("POST /containers/{id}/attach", a.containerAttach)),

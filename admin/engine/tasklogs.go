@@ -31,11 +31,13 @@ func (a *API) taskLogs(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	tty := false
-	if rev := s.Revision(t.ServiceID, t.SpecVersion); rev != nil && rev.Spec.ContainerSpec != nil {
-		tty = rev.Spec.ContainerSpec.TTY
-	}
-	return writeLog(w, r, q, tty, a.logOf(r.Context(), t, q.LogQuery))
+	return writeLog(w, r, q, hasTTY(s, t), a.logOf(r.Context(), t, q.LogQuery))
+}
+
+// hasTTY tells whether a task has a terminal, and so one output.
+func hasTTY(s *store.Snapshot, t *object.Task) bool {
+	rev := s.Revision(t.ServiceID, t.SpecVersion)
+	return rev != nil && rev.Spec.ContainerSpec != nil && rev.Spec.ContainerSpec.TTY
 }
 
 func (a *API) serviceLogs(w http.ResponseWriter, r *http.Request) error {
