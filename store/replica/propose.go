@@ -142,7 +142,8 @@ func (m *Member) ask(ctx context.Context, again bool, here func() (uint64, error
 				err = fmt.Errorf("%w: %w", errLost, err)
 			}
 		}
-		if !errors.Is(err, ErrNotLeader) && !errors.Is(err, ErrNotSent) && !(again && errors.Is(err, errLost)) {
+		retry := errors.Is(err, ErrNotLeader) || errors.Is(err, ErrNotSent) || again && errors.Is(err, errLost)
+		if !retry {
 			return index, err
 		}
 		select {
