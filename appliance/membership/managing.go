@@ -209,12 +209,16 @@ func (s *stay) listen(ctx context.Context) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	if st.Advertise != a.advertise.String() || st.RaftID == "" {
+	id := st.RaftID
+	if id == "" {
+		id = object.NewID()
+		if err = os.MkdirAll(s.replicaDir(id), 0o700); err != nil {
+			return nil, fmt.Errorf("make replica: %w", err)
+		}
+	}
+	if st.Advertise != a.advertise.String() || st.RaftID != id {
 		err = s.cfg.Keys.Update(func(st *identity.State) error {
-			st.Advertise = a.advertise.String()
-			if st.RaftID == "" {
-				st.RaftID = object.NewID()
-			}
+			st.Advertise, st.RaftID = a.advertise.String(), id
 			return nil
 		})
 		if err != nil {
@@ -228,6 +232,21 @@ func (s *stay) listen(ctx context.Context) (net.Listener, error) {
 	return l, nil
 }
 
+// checkReplica makes sure that what the replica had on the disk is there: one
+// that forgot what it voted and stored must not go on under its name.
+//
+// Invariant: the directory of a replica is older than its name in the keystore,
+// but for the first one of a swarm that is being founded.
+func (s *stay) checkReplica(st identity.State) error {
+	if len(st.Founding) > 0 {
+		return nil
+	}
+	if _, err := os.Stat(s.replicaDir(st.RaftID)); errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("open replica: %w: the swarm's state is gone from %s", replica.ErrDamaged, s.replicaDir(st.RaftID))
+	}
+	return nil
+}
+
 // newHalf puts the manager's part together. Dialing other replicas ends with ctx.
 func (s *stay) newHalf(ctx context.Context) (h *half, err error) {
 	st := s.cfg.Keys.State()
@@ -235,6 +254,9 @@ func (s *stay) newHalf(ctx context.Context) (h *half, err error) {
 	// The routes look at the replica when they are asked for, which is later.
 	h.port, err = control.New(control.Config{Identity: s.current, Judge: h.judge, Routes: h.routes(), Dialer: s.dialer, Logger: s.cfg.Logger})
 	if err != nil {
+		return nil, err
+	}
+	if err = s.checkReplica(st); err != nil {
 		return nil, err
 	}
 	rc := s.replica(st.RaftID, st)

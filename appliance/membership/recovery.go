@@ -45,10 +45,12 @@ func (m *Membership) recover(ctx context.Context, why error) error {
 	})
 }
 
+func (m *Membership) replicaDir(raftID string) string { return filepath.Join(m.dir("raft"), raftID) }
+
 // replica is the replica of that name on this node's disk.
 func (m *Membership) replica(raftID string, st identity.State) replica.Config {
 	return replica.Config{
-		Dir: filepath.Join(m.dir("raft"), raftID), ID: raftID, NodeID: st.NodeID, ClusterID: st.ClusterID,
+		Dir: m.replicaDir(raftID), ID: raftID, NodeID: st.NodeID, ClusterID: st.ClusterID,
 		Keyring: m.cfg.Keys.Keyring(), Logger: m.cfg.Logger,
 	}
 }

@@ -18,20 +18,31 @@ var ErrInUse = errors.New("in use by another process")
 // ErrForeign says that a directory is that of another member, or another swarm.
 var ErrForeign = errors.New("belongs to another member")
 
+func (c *Config) owner() string {
+	return fmt.Sprintf("cluster %s member %s\n", c.ClusterID, c.NodeID)
+}
+
 // claim notes in the locked file whose directory it is, once.
+//
+// Invariant: a directory that is claimed has had a log.
 func claim(f *os.File, cfg Config) error {
-	owner := fmt.Sprintf("cluster %s member %s\n", cfg.ClusterID, cfg.NodeID)
+	_, err := f.WriteAt([]byte(cfg.owner()), 0)
+	return errors.Join(err, f.Sync())
+}
+
+// claimed tells whether the directory is this member's, and not nobody's.
+func claimed(f *os.File, cfg Config) (bool, error) {
+	owner := cfg.owner()
 	noted, err := io.ReadAll(io.LimitReader(f, 4<<10))
 	switch {
 	case err != nil:
-		return err
+		return false, err
 	case string(noted) == owner:
-		return nil
+		return true, nil
 	case strings.HasPrefix(owner, string(noted)): // nothing yet, or a crash cut it short
-		_, err := f.WriteAt([]byte(owner), 0)
-		return errors.Join(err, f.Sync())
+		return false, nil
 	}
-	return fmt.Errorf("%s %w: it is of %q, and this is %q", cfg.Dir, ErrForeign, strings.TrimSpace(string(noted)), strings.TrimSpace(owner))
+	return false, fmt.Errorf("%s %w: it is of %q, and this is %q", cfg.Dir, ErrForeign, strings.TrimSpace(string(noted)), strings.TrimSpace(owner))
 }
 
 // lock keeps the directory to one member, until the file is closed or the

@@ -111,8 +111,7 @@ func Open(cfg Config) (*Log, *Snapshots, error) {
 		l.lock, err = lock(cfg.Dir)
 	}
 	if err == nil {
-		err = claim(l.lock, cfg)
-		if err == nil {
+		if err = l.own(); err == nil {
 			err = l.openAll(snaps)
 		}
 		if err != nil {
@@ -125,14 +124,28 @@ func Open(cfg Config) (*Log, *Snapshots, error) {
 	return l, snaps, nil
 }
 
+// own makes the directory this member's, with an empty log. A log that was there
+// before and is not any more is damaged: it must not begin anew.
+func (l *Log) own() error {
+	before, err := claimed(l.lock, l.cfg)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(l.cfg.Dir, fileName)
+	if _, err := os.Stat(path); before && errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("%w: %s is missing", ErrDamaged, path)
+	}
+	if err := create(path); err != nil || before {
+		return err
+	}
+	return claim(l.lock, l.cfg)
+}
+
 func (l *Log) openAll(snaps *Snapshots) error {
 	if err := snaps.scrub(); err != nil {
 		return err
 	}
 	path := filepath.Join(l.cfg.Dir, fileName)
-	if err := create(path); err != nil {
-		return err
-	}
 	if err := checkFile(path); err != nil {
 		return err
 	}

@@ -305,11 +305,22 @@ func TestLog_IsOpenedOnceAndNoticesThatItIsGone(t *testing.T) {
 	shut(t, l)
 	l, _ = open(t, cfg)
 	shut(t, l)
-	if err := os.Remove(filepath.Join(cfg.Dir, "raft.db")); err != nil {
+	file := filepath.Join(cfg.Dir, "raft.db")
+	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := raftlog.Open(cfg); !errors.Is(err, raftlog.ErrDamaged) {
 		t.Errorf("opened a snapshot without a log: %v", err)
+	}
+	// Nor does it begin anew where there was no snapshot yet.
+	cfg = config(t, t.TempDir())
+	l, _ = open(t, cfg)
+	shut(t, l)
+	if err := os.Remove(filepath.Join(cfg.Dir, "raft.db")); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := raftlog.Open(cfg); !errors.Is(err, raftlog.ErrDamaged) {
+		t.Errorf("began anew: %v", err)
 	}
 }
 
