@@ -10,6 +10,8 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"skep/pki/identity"
 )
 
 // dataDir is where a node keeps what must outlive it. What lies under run is
@@ -60,6 +62,20 @@ func (d *dataDir) join(elem ...string) string {
 func (d *dataDir) scope() string {
 	sum := sha256.Sum256([]byte(d.path))
 	return hex.EncodeToString(sum[:3])
+}
+
+// checkKeys refuses a directory that has lost its keystore: with new keys, what
+// the old ones sealed could not be read, and would be taken for damaged.
+func (d *dataDir) checkKeys() error {
+	if has, err := identity.Exists(d.path); has || err != nil {
+		return err
+	}
+	for _, name := range []string{"raft", "tasks", "audit"} {
+		if _, err := os.Stat(d.join(name)); err == nil {
+			return fmt.Errorf("data directory %s has no keystore, which has the keys of what lies in %s: put the keystore back, or begin anew with skep reset", d.path, name)
+		}
+	}
+	return nil
 }
 
 // mountRun mounts a tmpfs on run unless an earlier process did. Secrets live

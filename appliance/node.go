@@ -184,6 +184,9 @@ func (n *node) openFront(context.Context) (err error) {
 }
 
 func (n *node) openKeys(context.Context) (err error) {
+	if err = n.dir.checkKeys(); err != nil {
+		return err
+	}
 	n.keys, err = identity.Open(n.dir.path)
 	return err
 }

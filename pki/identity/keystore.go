@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -73,6 +74,15 @@ func Open(dir string) (*Keystore, error) {
 		// that was not finished.
 		return ErrLocked
 	})
+}
+
+// Exists tells whether there is a keystore in dir, open or locked.
+func Exists(dir string) (bool, error) {
+	_, err := os.Stat(filepath.Join(dir, keystoreName))
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // Unlock opens the locked keystore in dir. A key that does not fit is [ErrWrongKey].
