@@ -68,8 +68,13 @@ func (m *Member) AddVoter(ctx context.Context, id, nodeID string) error {
 	})
 }
 
-// DemoteVoter makes a member count no more; it goes on to follow the log.
+// DemoteVoter makes a member count no more; it goes on to follow the log. A
+// leader refuses to demote itself: if the change reached nobody else, it would
+// neither stand for election nor vote for those that lack the change.
 func (m *Member) DemoteVoter(ctx context.Context, id string) error {
+	if id == m.cfg.ID && m.Leading() && !m.alone() {
+		return object.Errorf(errdefs.ErrFailedPrecondition, "demote voter %s: it leads: transfer the leadership first", id)
+	}
 	return m.change(ctx, "demote voter "+id, func() raft.IndexFuture {
 		return m.raft.DemoteVoter(raft.ServerID(id), 0, patience)
 	})

@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -44,6 +45,9 @@ func (c *Cluster) Replace(i int) string {
 	return c.ask(func(ctx context.Context, m *replica.Member) error {
 		if len(m.Members()) < len(c.nodes) {
 			return fmt.Errorf("%d members are few enough", len(m.Members()))
+		}
+		if m == c.Member(i) {
+			return errors.New("it leads")
 		}
 		if err := m.Remove(ctx, c.id(i)); err != nil {
 			return err
