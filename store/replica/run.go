@@ -133,8 +133,9 @@ const (
 	leavePatience = 30 * time.Second
 )
 
-// errHangs says that an end in good order does not come about.
-var errHangs = errors.New("stop raft: it hangs")
+// ErrHangs says that an end in good order does not come about: Raft waits for a
+// disk or a connection. What was acknowledged is on the disk all the same.
+var ErrHangs = errors.New("stop raft: it hangs")
 
 func (m *Member) stop(ctx context.Context, failed error) error {
 	m.mu.Lock()
@@ -160,7 +161,7 @@ func (m *Member) stop(ctx context.Context, failed error) error {
 	case later := <-m.failed:
 		return later
 	case <-patience.C:
-		return cmp.Or(failed, errHangs)
+		return cmp.Or(failed, ErrHangs)
 	}
 }
 

@@ -191,7 +191,7 @@ func (c *Cluster) ended(n *node, m *replica.Member, err error) {
 	c.mu.Unlock()
 	switch {
 	case !mine || err == nil || errors.Is(err, replica.ErrRemoved):
-	case errors.Is(err, errDisk), errors.Is(err, replica.ErrStalled):
+	case errors.Is(err, errDisk), errors.Is(err, replica.ErrStalled), errors.Is(err, replica.ErrHangs):
 		c.Trace.Log("%s died: %v", n.name, err)
 	default:
 		c.Trace.Violate("%s ended: %v", n.name, err)
