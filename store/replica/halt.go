@@ -28,8 +28,14 @@ type haltingLog struct {
 	m *Member
 }
 
+// GetLog does not tell Raft that an entry is missing whose storing failed: Raft
+// may have cut its log before, has not noted it, and would panic.
 func (l *haltingLog) GetLog(index uint64, log *raft.Log) error {
-	return l.m.halt(l.LogStore.GetLog(index, log))
+	err := l.LogStore.GetLog(index, log)
+	if errors.Is(err, raft.ErrLogNotFound) && l.m.broken.Load() {
+		select {}
+	}
+	return l.m.halt(err)
 }
 
 // StoreLogs has its error returned: Raft steps down over it.
@@ -37,6 +43,7 @@ func (l *haltingLog) StoreLogs(logs []*raft.Log) error {
 	defer l.m.timed("store log entries")()
 	err := l.LogStore.StoreLogs(logs)
 	if err != nil {
+		l.m.broken.Store(true)
 		l.m.fail(err)
 	}
 	return err

@@ -104,6 +104,7 @@ type Member struct {
 	changing chan struct{} // holds a token while the configuration is changed
 	failed   chan error    // the first failure that ends the member
 	failOnce sync.Once
+	broken   atomic.Bool // entries could not be stored
 	leading  atomic.Bool
 	ready    chan struct{} // closed when the group has a leader
 	readied  sync.Once

@@ -150,6 +150,9 @@ func (d *Disk) StoreLog(l *raft.Log) error { return d.StoreLogs([]*raft.Log{l}) 
 func (d *Disk) GetLog(index uint64, out *raft.Log) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.gone {
+		return errDisk // what of Raft outlived the crash is to halt
+	}
 	w, ok := d.log[index]
 	if !ok {
 		return raft.ErrLogNotFound
