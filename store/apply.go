@@ -197,6 +197,10 @@ func (d *draft) store(o object.Object) {
 		own(d, &d.Secrets).put(o)
 	case *object.Config:
 		own(d, &d.Configs).put(o)
+	case *object.Network:
+		own(d, &d.Networks).put(o)
+	case *object.Guest:
+		own(d, &d.Guests).put(o)
 	}
 }
 
@@ -216,6 +220,10 @@ func (d *draft) remove(o object.Object) {
 		own(d, &d.Secrets).drop(o)
 	case *object.Config:
 		own(d, &d.Configs).drop(o)
+	case *object.Network:
+		own(d, &d.Networks).drop(o)
+	case *object.Guest:
+		own(d, &d.Guests).drop(o)
 	}
 }
 
@@ -248,9 +256,21 @@ func (d *draft) checkName(o object.Object) error {
 		return taken(d.Secrets, o, "")
 	case *object.Config:
 		return taken(d.Configs, o, "")
+	case *object.Network:
+		return d.networkTaken(o)
 	default:
 		return nil
 	}
+}
+
+// networkTaken allows a network to have the name of one that is being removed.
+func (d *draft) networkTaken(n *object.Network) error {
+	for other := range d.Networks.By(ByName, n.Spec.Name) {
+		if other.ID != n.ID && !other.PendingDelete && !n.PendingDelete {
+			return object.Errorf(errdefs.ErrAlreadyExists, "network with name %s already exists", n.Spec.Name)
+		}
+	}
+	return nil
 }
 
 func taken[T object.Object](t *Table[T], o T, prefix string) error {

@@ -57,6 +57,8 @@ func Name(o object.Object) string {
 		return o.Spec.Name
 	case *object.Config:
 		return o.Spec.Name
+	case *object.Network:
+		return o.Spec.Name
 	default:
 		return ""
 	}

@@ -14,7 +14,7 @@ import (
 // with the others in silence.
 func TestStore_RefusesWhatANewerVersionWrote(t *testing.T) {
 	one, two := []byte{0x61, 'v', 1}, []byte{0x61, 'v', 2} // "v" and a number in CBOR
-	saved := bytes.Replace(save(t, store.New().Snapshot()), one, two, 1)
+	saved := bytes.Replace(save(t, store.New().Snapshot()), two, []byte{0x61, 'v', 3}, 1)
 	if err := store.New().Restore(bytes.NewReader(saved)); err == nil || !strings.Contains(err.Error(), "a newer one") {
 		t.Errorf("restored: %v", err)
 	}

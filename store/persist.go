@@ -16,7 +16,7 @@ import (
 // equal states are saved as equal bytes.
 
 const (
-	savedVersion = 1
+	savedVersion = 2
 	frameBuffer  = 256 << 10
 )
 
@@ -38,6 +38,7 @@ func (s *Snapshot) Save(w io.Writer) error {
 	}
 	for _, save := range [...]func(*bufio.Writer) error{
 		s.Clusters.save, s.Nodes.save, s.Services.save, s.Revisions.save, s.Tasks.save, s.Secrets.save, s.Configs.save,
+		s.Networks.save, s.Guests.save,
 	} {
 		if err := save(bw); err != nil {
 			return err
@@ -121,7 +122,7 @@ func (d *draft) load(r *bufio.Reader) error {
 	return nil
 }
 
-const kinds = 7
+const kinds = 9
 
 func (d *draft) loadSection(r *bufio.Reader, s savedSection) error {
 	for range s.Count {

@@ -21,6 +21,8 @@ type Snapshot struct {
 	Tasks     *Table[*object.Task]
 	Secrets   *Table[*object.Secret]
 	Configs   *Table[*object.Config]
+	Networks  *Table[*object.Network]
+	Guests    *Table[*object.Guest]
 }
 
 // Cluster is the one object about the swarm itself, or nil before there is one.
@@ -46,6 +48,10 @@ func (s *Snapshot) Get(k object.Kind, id string) object.Object {
 		return get(s.Secrets, id)
 	case object.KindConfig:
 		return get(s.Configs, id)
+	case object.KindNetwork:
+		return get(s.Networks, id)
+	case object.KindGuest:
+		return get(s.Guests, id)
 	}
 	return nil
 }
@@ -82,6 +88,12 @@ func empty() *Snapshot {
 		Configs: newTable(
 			by("", func(c *object.Config) *string { return &c.ID }),
 			byName(func(c *object.Config) *string { return &c.Spec.Name })),
+		Networks: newTable(
+			by("", func(n *object.Network) *string { return &n.ID }),
+			byName(func(n *object.Network) *string { return &n.Spec.Name })),
+		Guests: newTable(
+			by("", func(g *object.Guest) *string { return &g.ID }),
+			by(ByNode, func(g *object.Guest) *string { return &g.NodeID })),
 	}
 	return s
 }

@@ -36,6 +36,9 @@ type Message struct {
 	Holdings    *Holdings    `cbor:"11,keyasint,omitempty"`
 	Nodes       *Nodes       `cbor:"12,keyasint,omitempty"`
 	Bye         *Bye         `cbor:"13,keyasint,omitempty"`
+	Networks    *Networks    `cbor:"14,keyasint,omitempty"`
+	Programmed  *Programmed  `cbor:"15,keyasint,omitempty"`
+	Tunnels     *Tunnels     `cbor:"16,keyasint,omitempty"`
 }
 
 // Hello opens a session.

@@ -11,6 +11,7 @@
 //   - revision: one version of a service's task template; tasks refer to it.
 //   - task: one attempt to run a revision, in one slot (replicated) or on one node (global). Never restarted.
 //   - slot: the place among a service's replicas that a task fills, from 1.
+//   - guest: a container that its node runs by itself, on an attachable network of the swarm.
 //   - assignment: a task as its node gets it, with everything that it needs.
 //   - desired state: how far a task is to go; status: how far it came. Both only move forward.
 //

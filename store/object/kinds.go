@@ -28,6 +28,12 @@ func (*Secret) Kind() Kind { return KindSecret }
 // Kind implements [Object].
 func (*Config) Kind() Kind { return KindConfig }
 
+// Kind implements [Object].
+func (*Network) Kind() Kind { return KindNetwork }
+
+// Kind implements [Object].
+func (*Guest) Kind() Kind { return KindGuest }
+
 // Key implements [Object].
 func (c *Cluster) Key() string { return c.ID }
 
@@ -48,6 +54,12 @@ func (s *Secret) Key() string { return s.ID }
 
 // Key implements [Object].
 func (c *Config) Key() string { return c.ID }
+
+// Key implements [Object].
+func (n *Network) Key() string { return n.ID }
+
+// Key implements [Object].
+func (g *Guest) Key() string { return g.ID }
 
 // Metadata implements [Object].
 func (c *Cluster) Metadata() *swarm.Meta { return &c.Meta }
@@ -70,6 +82,12 @@ func (s *Secret) Metadata() *swarm.Meta { return &s.Meta }
 // Metadata implements [Object].
 func (c *Config) Metadata() *swarm.Meta { return &c.Meta }
 
+// Metadata implements [Object].
+func (n *Network) Metadata() *swarm.Meta { return &n.Meta }
+
+// Metadata implements [Object].
+func (g *Guest) Metadata() *swarm.Meta { return &g.Meta }
+
 // Clone implements [Object].
 func (c *Cluster) Clone() Object { return deepCopy(c) }
 
@@ -86,6 +104,7 @@ func (r *Revision) Clone() Object { return deepCopy(r) }
 func (t *Task) Clone() Object {
 	c := *t
 	c.Ports = slices.Clone(t.Ports)
+	c.Networks = cloneTaskNetworks(t.Networks)
 	c.Status.PortStatus.Ports = slices.Clone(t.Status.PortStatus.Ports)
 	if cs := t.Status.ContainerStatus; cs != nil {
 		c.Status.ContainerStatus = new(*cs)
@@ -101,6 +120,12 @@ func (s *Secret) Clone() Object { return deepCopy(s) }
 
 // Clone implements [Object].
 func (c *Config) Clone() Object { return deepCopy(c) }
+
+// Clone implements [Object].
+func (n *Network) Clone() Object { return deepCopy(n) }
+
+// Clone implements [Object].
+func (g *Guest) Clone() Object { return deepCopy(g) }
 
 // RevisionKey is the key of a service's revision.
 func RevisionKey(serviceID string, v swarm.Version) string {
@@ -124,6 +149,10 @@ func New(k Kind) Object {
 		return new(Secret)
 	case KindConfig:
 		return new(Config)
+	case KindNetwork:
+		return new(Network)
+	case KindGuest:
+		return new(Guest)
 	}
 	return nil
 }

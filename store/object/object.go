@@ -18,6 +18,8 @@ const (
 	KindTask     Kind = "task"
 	KindSecret   Kind = "secret"
 	KindConfig   Kind = "config"
+	KindNetwork  Kind = "network"
+	KindGuest    Kind = "guest"
 )
 
 // Object is what a table of the store holds. Implementations are pointers to
@@ -149,6 +151,9 @@ type Node struct {
 	// DataPath is where the traffic between containers of this node and of
 	// others goes: an IP address, as the node told it.
 	DataPath string
+	// Slot is the node's number in the routing mesh, 1 to 1023; 0 until it has
+	// one. No two nodes have the same.
+	Slot int
 	// StateSince is when Status.State last changed, by the clock of the manager
 	// that led then.
 	StateSince int64 // Unix nanoseconds
@@ -201,6 +206,10 @@ type Task struct {
 	// Replaces is the task in whose place this one comes, if any.
 	Replaces     string         `cbor:"12,keyasint,omitempty"`
 	JobIteration *swarm.Version `cbor:"13,keyasint,omitempty"`
+	// Networks are the networks of the swarm that the task is on, in the order of
+	// its revision's; that of the routing mesh, if the task publishes ports there,
+	// is the last.
+	Networks []TaskNetwork `cbor:"14,keyasint,omitempty"`
 }
 
 // Secret is a secret with its data.

@@ -1,0 +1,145 @@
+package wire
+
+import (
+	"net/netip"
+
+	"github.com/moby/moby/api/types/network"
+)
+
+// Networks is what a node is to know of the networks that its tasks and guests
+// are on, the routing mesh among them: all of it (Complete) or what changed.
+// Items replace those of the same key.
+//
+// Invariant: the last part, the one without More, makes the set whole: what it
+// says is in force, and holds for the store's index Version. The node answers
+// with that version ([Programmed]) when its kernel and its DNS follow it.
+type Networks struct {
+	Complete bool
+	More     bool
+	Version  uint64
+	Items    []NetworkItem
+}
+
+// NetworkItem is one fact. Exactly one of the pointers is set; Gone says that
+// what has its key is to be forgotten, and then only the key's fields are filled in.
+type NetworkItem struct {
+	Network  *Network        `cbor:"1,keyasint,omitempty"`
+	Service  *NetworkService `cbor:"2,keyasint,omitempty"`
+	Endpoint *Endpoint       `cbor:"3,keyasint,omitempty"`
+	Host     *Host           `cbor:"4,keyasint,omitempty"`
+	Gone     bool            `cbor:"5,keyasint,omitempty"`
+}
+
+// Network is a network of the swarm as nodes know it. Its key is ID; with it
+// goes all that is on it.
+type Network struct {
+	ID        string
+	Name      string
+	VNI       uint32
+	MTU       int // 0: what the underlay bears
+	Subnets   []Subnet
+	Internal  bool
+	Ingress   bool
+	Encrypted bool
+}
+
+// Subnet is one of a network's.
+type Subnet struct {
+	Prefix  netip.Prefix
+	Gateway netip.Addr
+}
+
+// NetworkService is a service on a network. Its key is Network and ID.
+type NetworkService struct {
+	Network string
+	ID      string
+	Name    string
+	// VIPs are one for each family of the network; none in DNS round-robin mode.
+	VIPs []netip.Addr
+	// Source is how a published port treats the client's address, "preserve" or
+	// "snat"; empty but on the routing mesh.
+	Source string
+	// Published are the ports of the service in the routing mesh, if Network is it.
+	Published []MeshPort
+}
+
+// MeshPort is a port that is published on all nodes.
+type MeshPort struct {
+	Protocol  network.IPProtocol
+	Published uint16
+	Target    uint16
+	// Index tells the ports of one task apart, from 0: it chooses their wire ports.
+	Index int
+}
+
+// EndpointState is how far an endpoint takes part in its network.
+type EndpointState string
+
+// The states. Frames find an endpoint in all of them; names and balancers lead
+// to it while it is active; while it drains it keeps the connections that it has.
+const (
+	EndpointPrepared EndpointState = "prepared"
+	EndpointActive   EndpointState = "active"
+	EndpointDraining EndpointState = "draining"
+)
+
+// Endpoint is a task or a guest on a network. Its key is Network and ID.
+type Endpoint struct {
+	Network string
+	ID      string // of the task or the guest
+	Service string // empty for a guest
+	Node    string
+	State   EndpointState
+	// Addresses are one for each family of the network.
+	Addresses []netip.Addr
+	// Names are those of this container alone, Aliases those that others of its
+	// service may have too.
+	Names   []string
+	Aliases []string
+	// Ports are the task's in the routing mesh, if Network is it.
+	Ports []MeshPort
+}
+
+// Host is a node. Its key is ID. A node is told of all of them.
+type Host struct {
+	ID string
+	// Address is where its traffic between containers goes.
+	Address netip.Addr
+	// Slot is its number in the routing mesh, 0 if it has none.
+	Slot int
+	// Down: the managers hold it for dead; nothing is to be led to it.
+	Down bool
+}
+
+// Programmed says that the node's kernel and DNS are as [Networks] of this
+// version said.
+type Programmed struct {
+	Networks uint64
+	// Tunnels is the version of the keys that the kernel has, see [Tunnels].
+	Tunnels uint64 `cbor:",omitempty"`
+}
+
+// Tunnels are the keys of the node's traffic with others on encrypted networks:
+// always all that are in force. Secret. An earlier set is not to be used again
+// when a later one was in force.
+type Tunnels struct {
+	Version uint64
+	Pairs   []TunnelPair
+}
+
+// TunnelPair is what goes between this node and another.
+type TunnelPair struct {
+	Node    string
+	Address netip.Addr
+	// In are the keys to receive with, all that may still be in use; Out is the
+	// one to send with, nil while the other does not have it.
+	In  []TunnelKey
+	Out *TunnelKey
+}
+
+// TunnelKey is one direction's.
+type TunnelKey struct {
+	SPI uint32
+	// Key is 16 bytes for AES-128-GCM, and then 4 of salt (RFC 4106).
+	Key []byte
+}
