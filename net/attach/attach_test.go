@@ -103,6 +103,28 @@ func TestConnect_Bridge(t *testing.T) {
 	}
 }
 
+func TestConnect_NamesTheDeviceAsAsked(t *testing.T) {
+	n := newNode(t, "bbbbbb")
+	for _, name := range []string{"eth2", "eth1"} {
+		at, err := n.Connect(t.Context(), object.Endpoint{ID: "a", Interface: name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.restart(t)
+		box{at}.Within(t, func() error {
+			_, err := net.InterfaceByName(name)
+			return err
+		})
+		stats, err := n.Stats("a")
+		if _, ok := stats[name]; err != nil || !ok || len(stats) != 1 {
+			t.Errorf("counters of %s: %v, %v", name, stats, err)
+		}
+		if got, ok := n.Attachment("a"); !ok || got.Endpoint.Interface != name || got.Interface != at.Interface {
+			t.Errorf("attachment: %+v", got)
+		}
+	}
+}
+
 // The first endpoint on a bridge, and the next after the last has gone: the
 // kernel would put off making the bridge usable, and a client's first packet
 // would be lost, which costs a second.

@@ -30,8 +30,8 @@ const (
 	onNone   = "none"
 )
 
-// inside is the device's name in a container.
-const inside = "eth0"
+// eth0 is the device's name in a container that asks for no other.
+const eth0 = "eth0"
 
 // Connect makes an endpoint. For one that exists and is asked for in the same
 // way it is a question; one that is asked for differently is made anew.
@@ -42,6 +42,9 @@ func (a *Attach) Connect(ctx context.Context, e object.Endpoint) (object.Attachm
 	if e.Network == "" || e.Network == "default" {
 		e.Network = onBridge
 	}
+	if len(e.Overlays) > 0 {
+		return object.Attachment{}, object.Errorf(errdefs.ErrNotImplemented, "networks of the swarm are not implemented on this node")
+	}
 	done, err := a.begin(ctx, e.ID)
 	if err != nil {
 		return object.Attachment{}, err
@@ -51,7 +54,7 @@ func (a *Attach) Connect(ctx context.Context, e object.Endpoint) (object.Attachm
 	r := a.ends[e.ID]
 	a.mu.Unlock()
 	if r != nil {
-		if r.Asked.Network == e.Network && slices.Equal(r.Asked.Ports, e.Ports) && a.whole(r) {
+		if r.Asked.Network == e.Network && r.Asked.Interface == e.Interface && slices.Equal(r.Asked.Ports, e.Ports) && a.whole(r) {
 			return r.attachment(), nil
 		}
 		if err = a.disconnect(ctx, r); err != nil {
@@ -175,7 +178,7 @@ func (a *Attach) build(r *record) error {
 	}
 	v := link.Veth{
 		Name: r.Made.Interface, Bridge: a.bridge.Name, Hairpin: filtersBridges(),
-		Peer: inside, Address: netip.PrefixFrom(r.address(), a.bridge.Subnet.Bits()),
+		Peer: r.inside(), Address: netip.PrefixFrom(r.address(), a.bridge.Subnet.Bits()),
 		Gateway: a.bridge.Gateway, MAC: ipam.MAC(r.address()), MTU: a.bridge.MTU,
 	}
 	if err := link.Create(r.Made.Namespace, func() error { return a.link.Plug(v) }); err != nil {

@@ -80,16 +80,18 @@ func endpointID(container string) string {
 // Stats are the counters of an endpoint's devices by name. There are none for
 // one without a device of its own.
 func (a *Attach) Stats(id string) (map[string]container.NetworkStats, error) {
-	at, ok := a.Attachment(id)
+	a.mu.Lock()
+	r, ok := a.ends[id]
+	a.mu.Unlock()
 	if !ok {
 		return nil, object.Errorf(errdefs.ErrNotFound, "endpoint %s not found", id)
 	}
-	if at.Interface == "" {
+	if r.Made.Interface == "" {
 		return map[string]container.NetworkStats{}, nil
 	}
-	s, err := a.link.PeerStats(at.Interface)
+	s, err := a.link.PeerStats(r.Made.Interface)
 	if err != nil {
 		return nil, fmt.Errorf("read counters: %w", err)
 	}
-	return map[string]container.NetworkStats{inside: s}, nil
+	return map[string]container.NetworkStats{r.inside(): s}, nil
 }

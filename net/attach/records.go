@@ -3,6 +3,7 @@
 package attach
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -28,12 +29,10 @@ type record struct {
 }
 
 // attachment is a copy for others.
-func (r *record) attachment() object.Attachment {
-	out := r.Made
-	out.Ports = slices.Clone(out.Ports)
-	out.Nameserver = slices.Clone(out.Nameserver)
-	return out
-}
+func (r *record) attachment() object.Attachment { return r.Made.Clone() }
+
+// inside is the name of the container's end of its device.
+func (r *record) inside() string { return cmp.Or(r.Asked.Interface, eth0) }
 
 // address is that of an endpoint on the bridge; it is not valid for others.
 func (r *record) address() netip.Addr {

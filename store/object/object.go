@@ -1,7 +1,6 @@
 package object
 
 import (
-	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/swarm"
 )
@@ -232,43 +231,4 @@ type Assignment struct {
 type NodeInfo struct {
 	ID, Hostname string
 	Platform     swarm.Platform
-}
-
-// Endpoint is a container's place on a node-local network, as it is wanted.
-type Endpoint struct {
-	// ID is the container's ID.
-	ID string
-	// Network is "bridge", "none" or "host".
-	Network string
-	Ports   []Port
-	// Inactive keeps the endpoint out of the balancing of its shared ports
-	// until it is activated.
-	Inactive bool
-}
-
-// Port is a published port of an endpoint.
-type Port struct {
-	Protocol network.IPProtocol // tcp or udp
-	// HostIP limits the port to one address of the node; empty means all.
-	HostIP string
-	// Host is the node's port; 0 means one that the node chooses.
-	Host      uint16
-	Container uint16
-	// Shared ports may be published by several endpoints at once, and
-	// connections are balanced over those that are active.
-	Shared bool
-}
-
-// Attachment is an endpoint as it was made.
-type Attachment struct {
-	Endpoint
-	// Namespace is the path of the network namespace; empty for the host's own.
-	Namespace string
-	Address   string // CIDR
-	Gateway   string
-	MAC       string
-	Interface string // name of the node's end
-	// NetworkID and EndpointID are what the API calls the network and this.
-	NetworkID, EndpointID string
-	Nameserver            []string
 }
