@@ -61,12 +61,13 @@ func (tx *Tx) Update(o object.Object) { tx.add(opUpdate, o) }
 // Delete removes the object of the version that o has.
 func (tx *Tx) Delete(o object.Object) { tx.add(opDelete, o) }
 
-// Depart notes that a node which holds the gossip's keys is not to hold the next
-// ones: it is removed or demoted by this transaction.
+// Depart notes that a node which holds keys that nodes have in common is not to
+// hold the next ones: it is removed or demoted by this transaction.
 func (tx *Tx) Depart() {
 	if c := tx.base.Cluster(); c != nil {
 		c = c.Clone().(*object.Cluster)
 		c.GossipKeys.Departures++
+		c.TunnelKeys.Departures++
 		tx.Update(c)
 	}
 }

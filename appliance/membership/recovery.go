@@ -68,6 +68,7 @@ func (h *half) recovered(ctx context.Context, id identity.State) error {
 		c = c.Clone().(*object.Cluster)
 		c.Epoch = id.Epoch
 		c.GossipKeys.Departures++
+		c.TunnelKeys.Departures++
 		tx.Update(c)
 		for n := range snap.Nodes.All() {
 			if n.Spec.Role != swarm.NodeRoleManager {

@@ -51,13 +51,16 @@ type Cluster struct {
 	UnlockKey []byte
 	// KEKVersion is the store's index at which UnlockKey was last changed.
 	KEKVersion uint64
-	GossipKeys GossipKeys
+	GossipKeys KeyRing
+	// TunnelKeys are what the keys of encrypted networks are derived from, for
+	// each pair of nodes. No node but the managers has them.
+	TunnelKeys KeyRing
 }
 
-// GossipKeys are the keys of the nodes' gossip; secret. A new key is first
-// added, then used, and then the others are removed; whoever has missed one of
-// these steps still understands the others.
-type GossipKeys struct {
+// KeyRing is keys that nodes have in common; secret. A new key is first added,
+// then used, and then the others are removed; whoever has missed one of these
+// steps still understands the others.
+type KeyRing struct {
 	// Version grows with each step.
 	Version uint64
 	// Keys are 32 bytes each, three at most; the first is the one to send with.

@@ -166,6 +166,24 @@ func (d *Dispatcher) HaveKeys(version uint64) bool {
 	return true
 }
 
+// HaveTunnels says whether all nodes that were told keys of encrypted networks
+// of that version have them in their kernels, as they say. Those that have no
+// session are told all keys that are in force when they have one.
+func (d *Dispatcher) HaveTunnels(version uint64) bool {
+	t := d.term.Load()
+	if t == nil {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, s := range t.sessions {
+		if s.tunnelled && s.tunnels < version {
+			return false
+		}
+	}
+	return true
+}
+
 // accept serves what was dialed in this process.
 func (d *Dispatcher) accept(ctx context.Context, g *errgroup.Group) error {
 	for {

@@ -33,6 +33,10 @@ type session struct {
 	news       chan struct{} // size 1: there is something in out
 	pending    atomic.Int32  // reports that are not written yet
 	keys       uint64        // guarded by the term's mu: the version of the gossip's keys that the node has
+	// tunnelled says that the node was told keys of encrypted networks, and
+	// tunnels is the version of those that it has. Both are guarded by the term's mu.
+	tunnelled bool
+	tunnels   uint64
 
 	mu  sync.Mutex
 	out outbox // guarded by mu

@@ -46,7 +46,7 @@ func (w *world) editNode(id string, do func(*object.Node)) {
 func TestServe_TellsOfTheSwarm(t *testing.T) {
 	run(t, func(t *testing.T, w *world) { //nolint:thelper // the body of the test
 		c := &object.Cluster{ID: "c", Epoch: 4, RootCA: object.RootCA{Cert: []byte("root")}}
-		c.GossipKeys = object.GossipKeys{Version: 3, Keys: [][]byte{{1}}}
+		c.GossipKeys = object.KeyRing{Version: 3, Keys: [][]byte{{1}}}
 		w.store.Write(t, func(tx *store.Tx) { tx.Create(c) })
 		a, _ := w.dial()
 		want := func(what string, want ...*wire.Swarm) {

@@ -69,7 +69,7 @@ func TestPlan(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			k := object.GossipKeys{Version: 8, Keys: ring(tt.ring), Step: tt.step, Stepped: ago(tt.stepped), Rotated: ago(tt.rotated), Departures: 4, Answered: 4 - tt.left}
+			k := object.KeyRing{Version: 8, Keys: ring(tt.ring), Step: tt.step, Stepped: ago(tt.stepped), Rotated: ago(tt.rotated), Departures: 4, Answered: 4 - tt.left}
 			if tt.ring == "" {
 				k.Keys = nil
 			}
@@ -112,7 +112,8 @@ func (l *leader) begin() {
 	ctx, cancel := context.WithCancel(l.Context())
 	l.cancel, l.done = cancel, make(chan error, 1)
 	go func() { // waited for by crash
-		l.done <- keys.Run(ctx, l.store, func(version uint64) bool { return version <= l.acked.Load() })
+		acked := func(version uint64) bool { return version <= l.acked.Load() }
+		l.done <- keys.Run(ctx, l.store, acked, acked)
 	}()
 	synctest.Wait()
 }
@@ -125,12 +126,12 @@ func (l *leader) crash() {
 	}
 }
 
-func (l *leader) keys() object.GossipKeys {
+func (l *leader) keys() object.KeyRing {
 	synctest.Wait()
 	return l.store.Snapshot().Cluster().GossipKeys
 }
 
-func (l *leader) want(what string, version uint64, step object.KeyStep, n int) object.GossipKeys {
+func (l *leader) want(what string, version uint64, step object.KeyStep, n int) object.KeyRing {
 	l.Helper()
 	k := l.keys()
 	if k.Version != version || k.Step != step || len(k.Keys) != n {

@@ -9,7 +9,7 @@ import (
 
 const (
 	// Every is how long a key is used. At a thousand nodes and 200 messages a
-	// second of each, random nonces stay unlikely to repeat for this long.
+	// second of each, random nonces of gossip stay unlikely to repeat for this long.
 	Every = 6 * time.Hour
 	// Wait is how long a new key is waited with for nodes that do not say that
 	// they have it, and how long an old one is understood after it.
@@ -23,7 +23,7 @@ const (
 // Plan is the next step of a change of keys, and when to plan again if there
 // is none. acked says that all nodes that can be reached have the keys; fresh is
 // the key to take if another one is needed.
-func Plan(k object.GossipKeys, now time.Time, acked bool, fresh []byte) (next object.GossipKeys, at time.Time) {
+func Plan(k object.KeyRing, now time.Time, acked bool, fresh []byte) (next object.KeyRing, at time.Time) {
 	next = k
 	waited := since(k.Stepped, now, Wait) >= Wait
 	switch {
@@ -51,7 +51,7 @@ func Plan(k object.GossipKeys, now time.Time, acked bool, fresh []byte) (next ob
 // used are the keys that somebody may send with, the oldest left out if there
 // would be too many. A key that is only being added is not among them: who is
 // not to have the next one may know it.
-func used(k object.GossipKeys) [][]byte {
+func used(k object.KeyRing) [][]byte {
 	n := len(k.Keys)
 	if k.Step == object.KeyAdd {
 		n--
@@ -69,7 +69,7 @@ func since(ns int64, now time.Time, most time.Duration) time.Duration {
 	return d
 }
 
-func due(k object.GossipKeys, now time.Time) time.Time {
+func due(k object.KeyRing, now time.Time) time.Time {
 	switch k.Step {
 	case object.KeyAdd:
 		return now.Add(look)
