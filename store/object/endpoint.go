@@ -1,7 +1,6 @@
 package object
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
 
@@ -55,8 +54,6 @@ type ResolverConfig struct {
 	// Nameservers are asked, from the container, for what the swarm does not know.
 	Nameservers     []netip.Addr `json:",omitempty"`
 	Search, Options []string     `json:",omitempty"`
-	// Extra are names that this container alone knows.
-	Extra map[string][]netip.Addr `json:",omitempty"`
 }
 
 // Port is a published port of an endpoint.
@@ -118,10 +115,6 @@ func (e Endpoint) Clone() Endpoint {
 	if e.DNS != nil {
 		d := *e.DNS
 		d.Nameservers, d.Search, d.Options = slices.Clone(d.Nameservers), slices.Clone(d.Search), slices.Clone(d.Options)
-		d.Extra = maps.Clone(d.Extra)
-		for name, addrs := range d.Extra {
-			d.Extra[name] = slices.Clone(addrs)
-		}
 		e.DNS = &d
 	}
 	return e

@@ -22,7 +22,6 @@ func fullAttachment() object.Attachment {
 			Ports: []object.Port{{Protocol: "udp", Container: 53}},
 			DNS: &object.ResolverConfig{
 				Nameservers: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
-				Extra:       map[string][]netip.Addr{"db": {netip.MustParseAddr("192.0.2.2")}},
 			},
 		},
 		Interface: "vaaaaaa01020304", Nameserver: []string{"127.0.0.11"}, Search: []string{"example.com"},
@@ -50,7 +49,7 @@ func TestAttachment_CloneSharesNothing(t *testing.T) {
 	a := fullAttachment()
 	b := a.Clone()
 	b.Ports[0].Host, b.Endpoint.Overlays[0].Aliases[0], b.Overlays[0].Ports[0].Host = 1, "x", 1
-	b.DNS.Nameservers[0], b.DNS.Extra["db"][0] = netip.Addr{}, netip.Addr{}
+	b.DNS.Nameservers[0] = netip.Addr{}
 	b.Nameserver[0], b.Search[0], b.Overlays[0].Gateways[0] = "x", "x", netip.Addr{}
 	b.Overlays[0].Addresses[0] = netip.Prefix{}
 	if diff := cmp.Diff(fullAttachment(), a, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
