@@ -69,7 +69,9 @@ func (m *Manager) Run(ctx context.Context) error {
 		{"scheduler", scheduler.Run},
 		{"enforcer", enforcer.Run},
 		{"reaper", reaper.Run},
-		{"keys", func(ctx context.Context, s store.Proposer) error { return keys.Run(ctx, s, m.dispatcher.HaveKeys, m.dispatcher.HaveTunnels) }},
+		{"keys", func(ctx context.Context, s store.Proposer) error {
+			return keys.Run(ctx, s, m.dispatcher.HaveKeys, m.dispatcher.HaveTunnels)
+		}},
 		{"dispatcher", func(ctx context.Context, _ store.Proposer) error { return m.dispatcher.Run(ctx) }},
 	}
 	if m.cfg.Replica != nil {

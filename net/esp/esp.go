@@ -13,7 +13,7 @@
 // of this is told by [Probe], and Set fails there.
 //
 // It makes no keys and knows no networks. Only its own policies and states are
-// touched; they are told by the port and by a request ID made of the scope.
+// touched; they are told by a request ID, or a priority, made of the scope.
 package esp
 
 import (
@@ -77,8 +77,6 @@ type ESP struct {
 	mu   sync.Mutex
 	h    *netlink.Handle // guarded by mu, as all below
 	want plan
-	// port is the one of want, or of what Destroy has to remove.
-	port uint16
 }
 
 // Open opens the kernel's interface. It fails where there is none.
@@ -114,9 +112,6 @@ func (e *ESP) Set(ctx context.Context, s State) error {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if s.Port != 0 {
-		e.port = s.Port
-	}
 	e.want = p
 	_, err = e.converge(ctx)
 	if err != nil {

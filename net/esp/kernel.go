@@ -85,15 +85,14 @@ func (e *ESP) read() (plan, error) {
 	return p, nil
 }
 
-// ours reads a policy, if it is one of this node's. Blocks name no request; they
-// are told by the port and their priority.
+// ours reads a policy, if it is one of this node's.
 func (e *ESP) ours(p *netlink.XfrmPolicy) (policy, bool) {
 	out := policy{
 		dir: p.Dir, src: prefix(p.Src), dst: prefix(p.Dst), port: uint16(p.DstPort),
 		block: p.Action == netlink.XFRM_POLICY_BLOCK, reqid: e.reqid,
 	}
 	if out.block {
-		return out, p.Priority == priorityBlock && p.Proto == unix.IPPROTO_UDP && out.port == e.port && len(p.Tmpls) == 0
+		return out, p.Priority == out.priority()
 	}
 	if len(p.Tmpls) != 1 || p.Tmpls[0].Reqid != e.reqid {
 		return policy{}, false
@@ -129,12 +128,19 @@ func (s step) do(h *netlink.Handle) error {
 	return err
 }
 
+func (p *policy) priority() int {
+	if p.block {
+		return priorityBlock | p.reqid&0xffffff
+	}
+	return priorityPeer
+}
+
 func (p *policy) kernel() *netlink.XfrmPolicy {
 	out := &netlink.XfrmPolicy{
-		Src: ipNet(p.src), Dst: ipNet(p.dst), Proto: unix.IPPROTO_UDP, DstPort: int(p.port), Dir: p.dir, Priority: priorityPeer,
+		Src: ipNet(p.src), Dst: ipNet(p.dst), Proto: unix.IPPROTO_UDP, DstPort: int(p.port), Dir: p.dir, Priority: p.priority(),
 	}
 	if p.block {
-		out.Action, out.Priority = netlink.XFRM_POLICY_BLOCK, priorityBlock
+		out.Action = netlink.XFRM_POLICY_BLOCK
 		return out
 	}
 	out.Tmpls = []netlink.XfrmPolicyTmpl{{

@@ -15,9 +15,10 @@ import (
 
 // The priorities of policies: the kernel takes the smallest that matches, so a
 // peer's comes before the block.
+// A block names no request: it is told by its priority, which holds the scope.
 const (
 	priorityPeer  = 1000
-	priorityBlock = 0x7ffffff0
+	priorityBlock = 0x7e << 24
 )
 
 // window is how far behind the newest a packet may be and still be taken.
