@@ -166,7 +166,7 @@ func (a *Attach) Destroy(ctx context.Context) error {
 		return err
 	}
 	defer func() { a.filter <- f }()
-	return errors.Join(f.conn.Delete(a.local.Table), a.bridge.Remove())
+	return errors.Join(f.conn.Delete(nft.IPv4, a.local.Table), a.bridge.Remove())
 }
 
 // Attachment is what an endpoint got.

@@ -150,7 +150,7 @@ func (a *Attach) mendFilter(ctx context.Context) error {
 	if err != nil || generation == f.checked {
 		return err
 	}
-	have, ok, err := f.conn.Read(a.local.Table)
+	have, ok, err := f.conn.Read(nft.IPv4, a.local.Table)
 	if err != nil {
 		return err
 	}

@@ -143,7 +143,7 @@ func TestConverge_MendsWhatOthersBreak(t *testing.T) {
 	}
 	defer func() { _ = c.Close() }()
 	for name, harm := range map[string]func() error{
-		"table deleted": func() error { return c.Delete("skep-bbbbbb") },
+		"table deleted": func() error { return c.Delete(nft.IPv4, "skep-bbbbbb") },
 		"table emptied": func() error { return c.Replace(nft.Table{Name: "skep-bbbbbb"}) },
 		"bridge deleted": func() error {
 			l, err := netlink.LinkByName("skbbbbbb")
@@ -170,7 +170,7 @@ func TestConverge_MendsWhatOthersBreak(t *testing.T) {
 		})
 	}
 	// Without waiting for that, too: the next change finds out.
-	if err := c.Delete("skep-bbbbbb"); err != nil {
+	if err := c.Delete(nft.IPv4, "skep-bbbbbb"); err != nil {
 		t.Fatal(err)
 	}
 	n.connect(t, "other", port("tcp", 8081, 80))

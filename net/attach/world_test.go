@@ -117,7 +117,7 @@ func (n *node) table(tb testing.TB) (nft.Table, bool) {
 		tb.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	table, ok, err := c.Read("skep-" + n.config.Scope)
+	table, ok, err := c.Read(nft.IPv4, "skep-" + n.config.Scope)
 	if err != nil {
 		tb.Fatal(err)
 	}

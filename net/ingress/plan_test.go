@@ -103,7 +103,7 @@ func TestPlan_KernelAgrees(t *testing.T) {
 	table := local().Table
 	check := func(t *testing.T, want nft.Table) {
 		t.Helper()
-		got, ok, err := c.Read(table)
+		got, ok, err := c.Read(nft.IPv4, table)
 		if err != nil || !ok {
 			t.Fatalf("read: %t, %v", ok, err)
 		}
@@ -127,13 +127,13 @@ func TestPlan_KernelAgrees(t *testing.T) {
 			})
 		}
 	}
-	if err := c.Delete(table); err != nil {
+	if err := c.Delete(nft.IPv4, table); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Delete(table); err != nil {
+	if err := c.Delete(nft.IPv4, table); err != nil {
 		t.Fatalf("delete what is gone: %v", err)
 	}
-	if _, ok, err := c.Read(table); ok || err != nil {
+	if _, ok, err := c.Read(nft.IPv4, table); ok || err != nil {
 		t.Fatalf("table is still there: %t, %v", ok, err)
 	}
 }
@@ -176,7 +176,7 @@ func TestPlan_KernelFollowsAnySequence(t *testing.T) {
 			t.Fatalf("step %d: %v\nfrom %s\nto %s", step, err, now, next)
 		}
 		now = next
-		got, _, err := c.Read(now.Name)
+		got, _, err := c.Read(nft.IPv4, now.Name)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -184,7 +184,7 @@ func TestPlan_KernelFollowsAnySequence(t *testing.T) {
 			t.Fatalf("step %d: kernel differs (-want +got):\n%s", step, d)
 		}
 	}
-	if err := c.Delete(local().Table); err != nil {
+	if err := c.Delete(nft.IPv4, local().Table); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -220,14 +220,14 @@ func TestPlan_LargeTableIsOneTransaction(t *testing.T) {
 	if after != before+1 {
 		t.Errorf("%d transactions, want 1", after-before)
 	}
-	got, _, err := c.Read(want.Name)
+	got, _, err := c.Read(nft.IPv4, want.Name)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got.String() != want.String() {
 		t.Error("the kernel's table differs")
 	}
-	if err := c.Delete(want.Name); err != nil {
+	if err := c.Delete(nft.IPv4, want.Name); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -260,7 +260,7 @@ func BenchmarkReplace(b *testing.B) {
 			}
 		})
 	}
-	if err := c.Delete(local().Table); err != nil {
+	if err := c.Delete(nft.IPv4, local().Table); err != nil {
 		b.Fatal(err)
 	}
 }
@@ -287,7 +287,7 @@ func BenchmarkApply(b *testing.B) {
 			}
 		})
 	}
-	if err := c.Delete(local().Table); err != nil {
+	if err := c.Delete(nft.IPv4, local().Table); err != nil {
 		b.Fatal(err)
 	}
 }

@@ -39,7 +39,7 @@ func (c *Conn) Close() error { return c.c.CloseLasting() }
 
 // Replace makes the kernel's table equal to t, whatever is there.
 func (c *Conn) Replace(t Table) error {
-	kt := kernelTable(t.Name)
+	kt := kernelTable(t.Family, t.Name)
 	// Adding first, because deleting what is not there would fail.
 	c.c.AddTable(kt)
 	c.c.DelTable(kt)
@@ -57,15 +57,15 @@ func (c *Conn) Apply(now, next Table) error {
 	if d.empty() {
 		return nil
 	}
-	if err := c.fill(d, kernelTable(next.Name)); err != nil {
+	if err := c.fill(d, kernelTable(next.Family, next.Name)); err != nil {
 		return fmt.Errorf("change table %s: %w", next.Name, err)
 	}
 	return nil
 }
 
 // Delete removes the table, if it is there.
-func (c *Conn) Delete(name string) error {
-	kt := kernelTable(name)
+func (c *Conn) Delete(f Family, name string) error {
+	kt := kernelTable(f, name)
 	c.c.AddTable(kt)
 	c.c.DelTable(kt)
 	if err := c.c.Flush(); err != nil {
@@ -74,8 +74,22 @@ func (c *Conn) Delete(name string) error {
 	return nil
 }
 
-func kernelTable(name string) *nftables.Table {
-	return &nftables.Table{Name: name, Family: nftables.TableFamilyIPv4}
+func kernelTable(f Family, name string) *nftables.Table {
+	return &nftables.Table{Name: name, Family: f.kernel()}
+}
+
+func (f Family) kernel() nftables.TableFamily {
+	switch f {
+	case IPv4:
+		return nftables.TableFamilyIPv4
+	case IPv6:
+		return nftables.TableFamilyIPv6
+	case Inet:
+		return nftables.TableFamilyINet
+	case Bridge:
+		return nftables.TableFamilyBridge
+	}
+	panic(fmt.Sprint("no such family: ", f))
 }
 
 // fill sends a change. The order is such that every name exists when it is

@@ -66,24 +66,24 @@ func (c *Conn) Dropping(at Point) ([]string, error) {
 }
 
 // Read reads the table back. The second result is false if there is none.
-func (c *Conn) Read(name string) (Table, bool, error) {
-	t, ok, err := c.read(name)
+func (c *Conn) Read(f Family, name string) (Table, bool, error) {
+	t, ok, err := c.read(f, name)
 	if err != nil {
 		return Table{}, false, fmt.Errorf("read table %s: %w", name, err)
 	}
 	return t, ok, nil
 }
 
-func (c *Conn) read(name string) (Table, bool, error) {
-	tables, err := c.c.ListTablesOfFamily(nftables.TableFamilyIPv4)
+func (c *Conn) read(f Family, name string) (Table, bool, error) {
+	tables, err := c.c.ListTablesOfFamily(f.kernel())
 	if err != nil {
 		return Table{}, false, err
 	}
 	if !slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == name }) {
 		return Table{}, false, nil
 	}
-	kt := kernelTable(name)
-	out := Table{Name: name}
+	kt := kernelTable(f, name)
+	out := Table{Family: f, Name: name}
 	targets := map[string][]Target{}
 	sets, err := c.c.GetSets(kt)
 	if err != nil {
@@ -100,7 +100,7 @@ func (c *Conn) read(name string) (Table, bool, error) {
 		}
 		out.Maps = append(out.Maps, readMap(s.Name, els))
 	}
-	chains, err := c.c.ListChainsOfTableFamily(nftables.TableFamilyIPv4)
+	chains, err := c.c.ListChainsOfTableFamily(f.kernel())
 	if err != nil {
 		return Table{}, false, err
 	}

@@ -9,20 +9,42 @@
 // kernel's table equal to a value, in one transaction: packets see the old
 // table or the new one. Only the table named is touched.
 //
-// It covers IPv4 and the few statements that Skep uses; it is no general
-// binding, and knows nothing of what the rules are for.
+// It covers the few statements that Skep uses; it is no general binding, and
+// knows nothing of what the rules are for.
 package nft
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 
 	"github.com/google/nftables/expr"
 )
 
-// Table is a table of the family ip. Chains and maps are in order: a chain or
-// map is listed before the rules that name it are reached.
+// Family is the kind of packets that a table sees.
+type Family uint8
+
+// The families. Several tables may have one name, each in a family of its own.
+const (
+	IPv4 Family = iota
+	IPv6
+	Inet   // both
+	Bridge // frames that pass a bridge, whatever is in them
+)
+
+// String is the family's name.
+func (f Family) String() string {
+	names := [...]string{"ip", "ip6", "inet", "bridge"}
+	if int(f) < len(names) {
+		return names[f]
+	}
+	return fmt.Sprintf("family%d", uint8(f))
+}
+
+// Table is a table of a family. Chains and maps are in order: a chain or map is
+// listed before the rules that name it are reached.
 type Table struct {
+	Family Family
 	Name   string
 	Maps   []Map
 	Chains []Chain

@@ -22,7 +22,7 @@ import (
 // hook first: that is, the same for tables that do the same.
 func (t Table) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "table ip %s {\n", t.Name)
+	fmt.Fprintf(&b, "table %s %s {\n", t.Family, t.Name)
 	for _, m := range slices.SortedFunc(slices.Values(t.Maps), func(x, y Map) int { return cmp.Compare(x.Name, y.Name) }) {
 		b.WriteString(m.text())
 	}
