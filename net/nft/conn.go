@@ -181,7 +181,7 @@ const anonymousMap = "__map%d"
 func (c *Conn) addTargets(kt *nftables.Table, targets []Target, id uint32) error {
 	s := &nftables.Set{
 		Table: kt, ID: id, Name: anonymousMap, Anonymous: true, Constant: true, IsMap: true,
-		KeyType: nftables.TypeInteger, DataType: concat(nftables.TypeIPAddr, nftables.TypeInetService),
+		KeyType: nftables.TypeInteger, DataType: targets[0].kind(),
 	}
 	var els []nftables.SetElement
 	for i, t := range targets {
@@ -205,10 +205,25 @@ func (c *Conn) addTargets(kt *nftables.Table, targets []Target, id uint32) error
 	return nil
 }
 
+// kind is the type of a value that holds the target.
+func (t Target) kind() nftables.SetDatatype {
+	address := nftables.TypeIPAddr
+	if t.Address.Is6() {
+		address = nftables.TypeIP6Addr
+	}
+	if t.Port == 0 {
+		return address
+	}
+	return concat(address, nftables.TypeInetService)
+}
+
 func kernelMap(m Map, kt *nftables.Table, id uint32) *nftables.Set {
 	key := concat(nftables.TypeInetProto, nftables.TypeInetService)
-	if m.Width == 3*part {
+	switch m.Width {
+	case WidthIPv4:
 		key = concat(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService)
+	case WidthIPv6:
+		key = concat(nftables.TypeIP6Addr, nftables.TypeInetProto, nftables.TypeInetService)
 	}
 	return &nftables.Set{Table: kt, ID: id, Name: m.Name, IsMap: true, KeyType: key, DataType: nftables.TypeVerdict}
 }

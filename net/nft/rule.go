@@ -3,7 +3,7 @@
 package nft
 
 import (
-	"encoding/binary"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -39,20 +39,53 @@ func (r Rule) device(key expr.MetaKey, op expr.CmpOp, name string) Rule {
 }
 
 // From limits a rule to packets from a subnet.
-func (r Rule) From(p netip.Prefix) Rule { return r.address(12, p) }
+func (r Rule) From(p netip.Prefix) Rule { return r.address(12, 8, p) }
 
 // To limits a rule to packets to a subnet.
-func (r Rule) To(p netip.Prefix) Rule { return r.address(16, p) }
+func (r Rule) To(p netip.Prefix) Rule { return r.address(16, 24, p) }
 
-func (r Rule) address(offset uint32, p netip.Prefix) Rule {
-	mask := make([]byte, 4)
-	binary.BigEndian.PutUint32(mask, ^uint32(0)<<(32-p.Bits()))
+// address compares what is in the header of IPv4 or IPv6 at an offset.
+func (r Rule) address(offset4, offset6 uint32, p netip.Prefix) Rule {
+	offset := offset4
+	if p.Addr().Is6() {
+		offset = offset6
+	}
+	size := uint32(p.Addr().BitLen() / 8)
+	mask := net.CIDRMask(p.Bits(), p.Addr().BitLen())
 	return r.with(
-		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
-		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 4, Mask: mask, Xor: make([]byte, 4)},
+		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size},
+		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: size, Mask: mask, Xor: make([]byte, size)},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: p.Masked().Addr().AsSlice()},
 	)
 }
+
+// Is4 limits a rule to IPv4, in a table of the family Inet.
+func (r Rule) Is4() Rule { return r.meta(expr.MetaKeyNFPROTO, unix.NFPROTO_IPV4) }
+
+// Is6 limits a rule to IPv6, in a table of the family Inet.
+func (r Rule) Is6() Rule { return r.meta(expr.MetaKeyNFPROTO, unix.NFPROTO_IPV6) }
+
+// Proto limits a rule to packets of an IP protocol.
+func (r Rule) Proto(proto uint8) Rule { return r.meta(expr.MetaKeyL4PROTO, proto) }
+
+func (r Rule) meta(key expr.MetaKey, value uint8) Rule {
+	return r.with(&expr.Meta{Key: key, Register: reg}, &expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{value}})
+}
+
+// NotSYN limits a rule for TCP to packets that do not open a connection.
+func (r Rule) NotSYN() Rule {
+	return r.with(
+		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseTransportHeader, Offset: flagsOffset, Len: 1},
+		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: 1, Mask: []byte{flagSYN}, Xor: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: []byte{0}},
+	)
+}
+
+// Where TCP's header has its flags, and the one that opens connections.
+const (
+	flagsOffset = 13
+	flagSYN     = 2
+)
 
 // ToLocal limits a rule to packets to an address of the node.
 func (r Rule) ToLocal() Rule {
@@ -67,6 +100,9 @@ func (r Rule) ToLocal() Rule {
 func (r Rule) Established() Rule {
 	return r.conntrack(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)
 }
+
+// New limits a rule to packets that begin a connection, as far as is known.
+func (r Rule) New() Rule { return r.conntrack(expr.CtKeySTATE, expr.CtStateBitNEW) }
 
 // Translated limits a rule to packets of connections whose destination was changed.
 func (r Rule) Translated() Rule {
@@ -87,28 +123,27 @@ func (r Rule) conntrack(key expr.CtKey, bits uint32) Rule {
 // ByPort goes to the chain that the map has for the packet's protocol and
 // destination port, and goes on with the next rule if it has none.
 func (r Rule) ByPort(m string) Rule {
-	return r.with(portKey(word0)...).vmap(m)
+	return r.ByKey(m, Protocol, DestPort)
 }
 
 // ByAddressAndPort does so with the destination address before them.
 func (r Rule) ByAddressAndPort(m string) Rule {
-	return r.with(&expr.Payload{DestRegister: word0, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4}).
-		with(portKey(word0 + 1)...).vmap(m)
+	return r.ByKey(m, DestIPv4, Protocol, DestPort)
 }
 
-func portKey(first uint32) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: first},
-		&expr.Payload{DestRegister: first + 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+// ByKey does so with the parts given.
+func (r Rule) ByKey(m string, parts ...Part) Rule {
+	register := uint32(word0)
+	for _, p := range parts {
+		e, words := p.load(register)
+		r, register = r.with(e), register+words
 	}
-}
-
-func (r Rule) vmap(m string) Rule {
 	return r.with(&expr.Lookup{SourceRegister: reg, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: m})
 }
 
 // Translate changes the destination of a connection to one of the targets, by
-// chance, the same for each. There must be one.
+// chance, the same for each. There must be one, and all must be alike: of one
+// family, and either all with a port or none.
 func (r Rule) Translate(targets []Target) Rule {
 	if len(targets) == 1 {
 		// One value holds both parts, as an entry of the map would.
@@ -120,10 +155,26 @@ func (r Rule) Translate(targets []Target) Rule {
 		)
 		r.targets = targets
 	}
-	return r.with(&expr.NAT{
-		Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4,
-		RegAddrMin: reg, RegProtoMin: word0 + 1, Specified: true,
-	})
+	nat := &expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: reg}
+	if targets[0].Address.Is6() {
+		nat.Family = unix.NFPROTO_IPV6
+	}
+	if targets[0].Port != 0 {
+		nat.RegProtoMin = word0 + uint32(targets[0].Address.BitLen()/32)
+		nat.Specified = true
+	}
+	return r.with(nat)
+}
+
+// Redirect changes the destination of a connection to this machine itself.
+func (r Rule) Redirect() Rule { return r.with(&expr.Redir{}) }
+
+// SetMark sets the packet's mark.
+func (r Rule) SetMark(mark uint32) Rule {
+	return r.with(
+		&expr.Immediate{Register: reg, Data: binaryutil.NativeEndian.PutUint32(mark)},
+		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: reg},
+	)
 }
 
 // Masquerade changes the source of a connection to the node's address.

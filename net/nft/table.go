@@ -97,7 +97,7 @@ type Element struct {
 	Chain string
 }
 
-// Target is an address and port to translate to.
+// Target is an address and port to translate to. Port 0 leaves the port as it is.
 type Target struct {
 	Address netip.Addr
 	Port    uint16
@@ -106,7 +106,16 @@ type Target struct {
 // Each part of a packed key takes a multiple of four bytes.
 const part = 4
 
-// PortKey packs a key of protocol and port; if the address is valid it comes first.
+// The widths of keys: of a protocol and a port, alone or after an address.
+const (
+	WidthPort = 2 * part
+	WidthIPv4 = 3 * part
+	WidthIPv6 = 6 * part
+)
+
+// PortKey packs a key of protocol and port; if the address is valid it comes
+// first. An address, protocol or port of zero stands
+// for any, where a rule looks for that (see [Part]).
 func PortKey(a netip.Addr, proto uint8, port uint16) string {
 	var b []byte
 	if a.IsValid() {
@@ -117,15 +126,20 @@ func PortKey(a netip.Addr, proto uint8, port uint16) string {
 	return string(append(b, 0, 0))
 }
 
+// pack leaves a port of zero out.
 func (t Target) pack() []byte {
-	b := binary.BigEndian.AppendUint16(t.Address.AsSlice(), t.Port)
-	return append(b, 0, 0)
+	b := t.Address.AsSlice()
+	if t.Port == 0 {
+		return b
+	}
+	return append(binary.BigEndian.AppendUint16(b, t.Port), 0, 0)
 }
 
 func unpackTarget(b []byte) Target {
-	if len(b) < 6 {
-		return Target{}
+	a, ok := netip.AddrFromSlice(b)
+	if ok || len(b) < part {
+		return Target{Address: a}
 	}
-	a, _ := netip.AddrFromSlice(b[:4])
-	return Target{a, binary.BigEndian.Uint16(b[4:])}
+	a, _ = netip.AddrFromSlice(b[:len(b)-part])
+	return Target{a, binary.BigEndian.Uint16(b[len(b)-part:])}
 }

@@ -7,7 +7,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
-	"math/bits"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -59,11 +59,11 @@ func (m Map) text() string {
 func keyText(key string) string {
 	b := []byte(key)
 	var parts []string
-	if len(b) == 3*part {
-		a, _ := netip.AddrFromSlice(b[:part])
-		parts, b = append(parts, a.String()), b[part:]
+	if len(b) == WidthIPv4 || len(b) == WidthIPv6 {
+		end := len(b) - WidthPort
+		parts, b = append(parts, unpackTarget(b[:end]).Address.String()), b[end:]
 	}
-	if len(b) != 2*part {
+	if len(b) != WidthPort {
 		return fmt.Sprintf("%x", key)
 	}
 	return strings.Join(append(parts, protoText(b[0]), fmt.Sprint(binary.BigEndian.Uint16(b[part:]))), " . ")
@@ -113,17 +113,9 @@ func (r Rule) String() string {
 
 type printer struct {
 	words   map[uint32]string // what each register word holds
+	number  uint32            // the last immediate one
 	targets []Target
 	out     []string
-}
-
-// word numbers registers by their first word: registers of four words and
-// words are two names for the same memory.
-func word(register uint32) uint32 {
-	if register >= unix.NFT_REG32_00 {
-		return register - unix.NFT_REG32_00
-	}
-	return (register - unix.NFT_REG_1) * 4
 }
 
 func (p *printer) load(register uint32, text string) { p.words[word(register)] = text }
@@ -135,6 +127,10 @@ func (p *printer) say(format string, args ...any) {
 func (p *printer) step(e expr.Any) {
 	switch e := e.(type) {
 	case *expr.Meta:
+		if e.SourceRegister {
+			p.say("%s set 0x%08x", metaText(e.Key), p.number)
+			return
+		}
 		p.load(e.Register, metaText(e.Key))
 	case *expr.Payload:
 		p.load(e.DestRegister, payloadText(e))
@@ -149,11 +145,16 @@ func (p *printer) step(e expr.Any) {
 	case *expr.Numgen:
 		p.load(e.Register, fmt.Sprintf("numgen %s mod %d", numgenText(e.Type), e.Modulus))
 	case *expr.Immediate:
-		p.load(e.Register, unpackTarget(e.Data).String())
+		p.load(e.Register, immediateText(e.Data))
+		if len(e.Data) == part {
+			p.number = binaryutil.NativeEndian.Uint32(e.Data)
+		}
 	case *expr.Lookup:
 		p.lookup(e)
 	case *expr.NAT:
 		p.say("dnat to %s", p.words[word(e.RegAddrMin)])
+	case *expr.Redir:
+		p.say("redirect")
 	case *expr.Masq:
 		p.say("masquerade")
 	case *expr.Verdict:
@@ -163,10 +164,22 @@ func (p *printer) step(e expr.Any) {
 	}
 }
 
+// immediateText is a target, or the zero that stands for any value.
+func immediateText(data []byte) string {
+	if len(data) == part && slices.Max(data) == 0 {
+		return "0"
+	}
+	return unpackTarget(data).String()
+}
+
 func (p *printer) lookup(e *expr.Lookup) {
 	if e.IsDestRegSet && e.DestRegister == unix.NFT_REG_VERDICT {
 		var key []string
-		for w := word(e.SourceRegister); p.words[w] != ""; w++ {
+		for w, step := word(e.SourceRegister), uint32(1); p.words[w] != ""; w += step {
+			step = 1
+			if p.words[w] == "ip6 daddr" || p.words[w] == netip.IPv6Unspecified().String() {
+				step = 4
+			}
 			key = append(key, p.words[w])
 		}
 		p.say("%s vmap @%s", strings.Join(key, " . "), e.SetName)
@@ -187,13 +200,19 @@ func (p *printer) compare(e *expr.Cmp) {
 	case masked && strings.HasPrefix(name, "ct "):
 		p.say("%s %s", name, mask)
 		return
-	case strings.HasPrefix(name, "ip "):
+	case strings.HasPrefix(name, "ip ") || strings.HasPrefix(name, "ip6 "):
 		a, _ := netip.AddrFromSlice(e.Data)
 		if masked {
 			p.say("%s %s%s%s", name, notText(e.Op), a, mask)
 			return
 		}
 		p.say("%s %s%s", name, notText(e.Op), a)
+	case name == "meta nfproto":
+		p.say("%s %s%s", name, notText(e.Op), nfprotoText(e.Data))
+	case name == "meta l4proto" && len(e.Data) == 1:
+		p.say("%s %s%s", name, notText(e.Op), protoText(e.Data[0]))
+	case name == "tcp flags":
+		p.say("%s & %s %s%d", name, mask, equalText(e.Op), e.Data)
 	case name == "fib daddr type":
 		if bytes.Equal(e.Data, binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)) {
 			p.say("%s %slocal", name, notText(e.Op))
@@ -212,6 +231,23 @@ func notText(op expr.CmpOp) string {
 	return ""
 }
 
+func equalText(op expr.CmpOp) string {
+	if op == expr.CmpOpNeq {
+		return "!="
+	}
+	return "=="
+}
+
+func nfprotoText(b []byte) string {
+	switch {
+	case bytes.Equal(b, []byte{unix.NFPROTO_IPV4}):
+		return "ipv4"
+	case bytes.Equal(b, []byte{unix.NFPROTO_IPV6}):
+		return "ipv6"
+	}
+	return fmt.Sprintf("%x", b)
+}
+
 func metaText(k expr.MetaKey) string {
 	switch k {
 	case expr.MetaKeyIIFNAME:
@@ -220,6 +256,10 @@ func metaText(k expr.MetaKey) string {
 		return "oifname"
 	case expr.MetaKeyL4PROTO:
 		return "meta l4proto"
+	case expr.MetaKeyNFPROTO:
+		return "meta nfproto"
+	case expr.MetaKeyMARK:
+		return "meta mark"
 	default:
 		return fmt.Sprintf("meta %d", k)
 	}
@@ -231,6 +271,12 @@ func payloadText(e *expr.Payload) string {
 		return "ip saddr"
 	case e.Base == expr.PayloadBaseNetworkHeader && e.Offset == 16 && e.Len == 4:
 		return "ip daddr"
+	case e.Base == expr.PayloadBaseNetworkHeader && e.Offset == 8 && e.Len == 16:
+		return "ip6 saddr"
+	case e.Base == expr.PayloadBaseNetworkHeader && e.Offset == 24 && e.Len == 16:
+		return "ip6 daddr"
+	case e.Base == expr.PayloadBaseTransportHeader && e.Offset == flagsOffset && e.Len == 1:
+		return "tcp flags"
 	case e.Base == expr.PayloadBaseTransportHeader && e.Offset == 2 && e.Len == 2:
 		return "th dport"
 	}
@@ -250,8 +296,13 @@ func ctText(k expr.CtKey) string {
 
 func maskText(name string, mask []byte) string {
 	switch name {
-	case "ip saddr", "ip daddr":
-		return fmt.Sprintf(" & /%d", bits.LeadingZeros32(^binary.BigEndian.Uint32(mask)))
+	case "ip saddr", "ip daddr", "ip6 saddr", "ip6 daddr":
+		ones, _ := net.IPMask(mask).Size()
+		return fmt.Sprintf(" & /%d", ones)
+	case "tcp flags":
+		if bytes.Equal(mask, []byte{flagSYN}) {
+			return " & syn"
+		}
 	case "ct status":
 		if bytes.Equal(mask, binaryutil.NativeEndian.PutUint32(statusDNAT)) {
 			return " & dnat"
@@ -259,6 +310,9 @@ func maskText(name string, mask []byte) string {
 	case "ct state":
 		if bytes.Equal(mask, binaryutil.NativeEndian.PutUint32(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)) {
 			return " & established,related"
+		}
+		if bytes.Equal(mask, binaryutil.NativeEndian.PutUint32(expr.CtStateBitNEW)) {
+			return " & new"
 		}
 	}
 	return fmt.Sprintf(" & %x", mask)
@@ -288,5 +342,10 @@ func verdictText(v *expr.Verdict) string {
 	}
 }
 
-// String is "address . port", as nft writes it.
-func (t Target) String() string { return fmt.Sprintf("%s . %d", t.Address, t.Port) }
+// String is "address . port", as nft writes it, or the address alone.
+func (t Target) String() string {
+	if t.Port == 0 {
+		return t.Address.String()
+	}
+	return fmt.Sprintf("%s . %d", t.Address, t.Port)
+}
