@@ -70,7 +70,7 @@ func (d *dataDir) checkKeys() error {
 	if has, err := identity.Exists(d.path); has || err != nil {
 		return err
 	}
-	for _, name := range []string{"raft", "tasks", "audit"} {
+	for _, name := range []string{"raft", "tasks", "networks", "audit"} {
 		if _, err := os.Stat(d.join(name)); err == nil {
 			return fmt.Errorf("data directory %s has no keystore, which has the keys of what lies in %s: put the keystore back, or begin anew with skep reset", d.path, name)
 		}

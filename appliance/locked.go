@@ -183,7 +183,7 @@ func (n *node) abandon() (*identity.Keystore, error) {
 	if err := containers.Discard(n.dir.join("containers")); err != nil {
 		return nil, err
 	}
-	for _, name := range []string{"raft", "tasks", "audit"} {
+	for _, name := range []string{"raft", "tasks", "networks", "audit"} {
 		if err := os.RemoveAll(n.dir.join(name)); err != nil {
 			return nil, err
 		}

@@ -188,6 +188,10 @@ func shallow(o object.Object) object.Object {
 		return new(*o)
 	case *object.Config:
 		return new(*o)
+	case *object.Network:
+		return new(*o)
+	case *object.Guest:
+		return new(*o)
 	default:
 		panic(fmt.Sprintf("object of unknown type %T", o))
 	}

@@ -64,10 +64,14 @@ type Sealer interface {
 	Open(domain string, sealed []byte) ([]byte, error)
 }
 
-// Config is what an agent needs; the functions from Swarm on may be nil.
+// Config is what an agent needs; NetworksFile may be empty, and the functions from
+// Swarm on may be nil.
 type Config struct {
-	NodeID   string
-	File     string // where the tasks are kept, in a directory that exists
+	NodeID string
+	// File is where the tasks are kept, and NetworksFile what is known of their
+	// networks, in directories that exist.
+	File, NetworksFile string
+
 	Sealer   Sealer
 	Executor Executor
 	// Dial connects to the manager that leads, as this node.
@@ -79,6 +83,13 @@ type Config struct {
 	// Nodes takes where the members of the swarm are, all of them, in the order of
 	// their IDs, as addresses without a port.
 	Nodes func(all []wire.Peer)
+	// Networks takes what the node is to know of the networks of its tasks, at the
+	// start what it knew when it last ran. It must not block. Each view that is taken
+	// is to be answered by [Agent.Programmed], unless another has come since; without
+	// a function there is nothing to program.
+	Networks func(v *wire.NetworkView)
+	// Tunnels takes the keys of encrypted networks. It must not block.
+	Tunnels func(t *wire.Tunnels)
 	// Invited opens the stream of that name to the manager that leads and serves
 	// it until it ends; its ctx is that of Run.
 	Invited func(ctx context.Context, stream string)
@@ -100,7 +111,8 @@ type Agent struct {
 	instance string // of this process
 
 	// keys is the version of the gossip's keys that Config.Swarm has taken in.
-	keys atomic.Uint64
+	keys     atomic.Uint64
+	networks networks
 
 	saving sync.Mutex // held while the file is written, before mu
 
@@ -138,6 +150,7 @@ func New(cfg Config) *Agent {
 		news:     make(chan struct{}, 1),
 		dirty:    make(chan struct{}, 1),
 		refresh:  make(chan struct{}, 1),
+		networks: networks{news: make(chan struct{}, 1), said: make(chan struct{}, 1)},
 		streams:  make(chan struct{}, maxStreams),
 	}
 }
@@ -152,11 +165,13 @@ func (a *Agent) Run(ctx context.Context) error {
 	if _, err := a.describe(ctx); err != nil {
 		a.cfg.Logger.WarnContext(ctx, "node not described", "err", err)
 	}
+	a.adoptNetworks(ctx)
 	if err := a.adopt(ctx, g); err != nil {
 		return err
 	}
 	g.Go(func() error { return a.connect(ctx, g) })
 	g.Go(func() error { return a.keepSaved(ctx) })
+	g.Go(func() error { return a.keepNetworks(ctx) })
 	return g.Wait()
 }
 

@@ -10,19 +10,27 @@ import (
 	"strings"
 )
 
-// Reseal seals the task file with the active key, and removes what a crash may
-// have left of older ones. It may be called before Run has read the file.
+// Reseal seals the agent's files with the active key, and removes what a crash may
+// have left of older ones. It may be called before Run has read them.
 func (a *Agent) Reseal(context.Context) error {
 	a.saving.Lock()
 	defer a.saving.Unlock()
-	if err := a.resealFile(); err != nil {
+	a.networks.saving.Lock()
+	defer a.networks.saving.Unlock()
+	if err := a.resealFile(a.cfg.File, domain); err != nil {
 		return fmt.Errorf("reseal task file: %w", err)
+	}
+	if a.cfg.NetworksFile == "" {
+		return nil
+	}
+	if err := a.resealFile(a.cfg.NetworksFile, networksDomain); err != nil {
+		return fmt.Errorf("reseal networks file: %w", err)
 	}
 	return nil
 }
 
-func (a *Agent) resealFile() error {
-	dir, name := filepath.Split(a.cfg.File)
+func (a *Agent) resealFile(path, domain string) error {
+	dir, name := filepath.Split(path)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
@@ -34,7 +42,7 @@ func (a *Agent) resealFile() error {
 			}
 		}
 	}
-	sealed, err := os.ReadFile(a.cfg.File)
+	sealed, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -45,5 +53,5 @@ func (a *Agent) resealFile() error {
 	if err != nil {
 		return err
 	}
-	return replace(a.cfg.File, a.cfg.Sealer.Seal(domain, plain))
+	return replace(path, a.cfg.Sealer.Seal(domain, plain))
 }

@@ -67,6 +67,7 @@ type session struct {
 	patience time.Duration // how long the manager may say nothing
 	version  string
 	parts    *wire.Assignments // the set that is not whole yet
+	view     *wire.View
 
 	// Owned by talk.
 	sequence uint64
@@ -101,6 +102,7 @@ func (a *Agent) session(ctx context.Context, tasks *errgroup.Group) (welcomed bo
 		nodes:  make(chan []wire.Peer, 1),
 		place:  map[string]string{},
 		held:   make(chan *wire.Holdings),
+		view:   a.beginView(),
 	}
 	told := a.telling(ctx, desc)
 	if err = s.hello(told); err != nil {
@@ -186,6 +188,7 @@ func (s *session) listen(ctx context.Context, tasks *errgroup.Group) error {
 		}
 		switch {
 		case m.Swarm != nil:
+			s.agent.toldPort(m.Swarm.DataPathPort)
 			select { // replace an older one
 			case <-s.swarm:
 			default:
@@ -193,6 +196,14 @@ func (s *session) listen(ctx context.Context, tasks *errgroup.Group) error {
 			s.swarm <- m.Swarm
 		case m.Nodes != nil:
 			s.moved(m.Nodes)
+		case m.Networks != nil:
+			if err := s.networks(m.Networks); err != nil {
+				return err
+			}
+		case m.Tunnels != nil:
+			if s.agent.cfg.Tunnels != nil {
+				s.agent.cfg.Tunnels(m.Tunnels)
+			}
 		case m.Invite != nil:
 			s.agent.invited(ctx, m.Invite.Stream, tasks)
 		case m.Refusal != nil:
@@ -307,6 +318,8 @@ func (s *session) talk(ctx context.Context, told wire.Describe) error {
 		case <-s.agent.news:
 			m.Statuses = s.statuses()
 		case m.Holdings = <-s.held:
+		case <-s.agent.networks.said:
+			m.Programmed = s.agent.sayProgrammed()
 		case <-look.C:
 			m.Describe = s.agent.changed(ctx, &told)
 		case <-s.agent.refresh:

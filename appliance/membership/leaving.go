@@ -138,7 +138,15 @@ func (m *Membership) leave(ctx context.Context) error {
 	if err := m.cfg.Executor.Retain(ctx, nil); err != nil {
 		return fmt.Errorf("remove tasks: %w", err)
 	}
+	m.noNetworks()
 	return m.forget()
+}
+
+// noNetworks says that nothing of the swarm's networks is to remain.
+func (m *Membership) noNetworks() {
+	if m.cfg.Networks != nil {
+		m.cfg.Networks(nil)
+	}
 }
 
 // forget makes the node a member of no swarm, for good.
@@ -151,7 +159,7 @@ func (m *Membership) forget() error {
 
 // wipe removes the swarm's state from the disk.
 func (m *Membership) wipe() error {
-	for _, name := range []string{"raft", "tasks"} {
+	for _, name := range []string{"raft", "tasks", "networks"} {
 		if err := os.RemoveAll(m.dir(name)); err != nil {
 			return err
 		}

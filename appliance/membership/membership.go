@@ -38,6 +38,13 @@ type Config struct {
 	// Held takes what nodes say of their images while this one leads, and nil
 	// when a node's session ends. It may be nil.
 	Held func(node string, h *wire.Holdings)
+	// Networks takes what the node is to know of the networks of its tasks, and nil
+	// when it is out of its swarm: then nothing of them is to remain. It must not
+	// block. Each view is to be answered by [Membership.Programmed], unless another
+	// has come since. It may be nil, and so may Tunnels, which takes the keys of
+	// encrypted networks.
+	Networks func(v *wire.NetworkView)
+	Tunnels  func(t *wire.Tunnels)
 	// Gossip is told what the node is to do to learn who is alive, whenever that
 	// changes: nothing, if there is no Node. It must not block. It may be nil.
 	Gossip func(Gossip)
@@ -163,6 +170,14 @@ func (m *Membership) Run(ctx context.Context) error {
 			return nil
 		case pending = <-m.calls:
 		}
+	}
+}
+
+// Programmed has the managers told that the node's kernel and DNS are as views and
+// tunnels of these versions said. It does not block.
+func (m *Membership) Programmed(p wire.Programmed) {
+	if s := m.stay.Load(); s != nil {
+		s.agent.Programmed(p)
 	}
 }
 

@@ -106,6 +106,7 @@ func (m *Membership) stayOnce(ctx context.Context, pending *call) error {
 		if left := m.cfg.Executor.Retain(ctx, nil); left != nil {
 			m.cfg.Logger.ErrorContext(ctx, "could not remove the tasks of a swarm that the node was removed from", "err", left)
 		}
+		m.noNetworks()
 		select {
 		case err = <-s.end:
 		case <-ctx.Done():
@@ -228,18 +229,21 @@ func (s *stay) awaitWelcome(ctx context.Context, pending *call) error {
 // newAgent is the worker half of the node.
 func (s *stay) newAgent() *agent.Agent {
 	c := agent.Config{
-		NodeID:   s.node,
-		File:     s.dir("tasks"),
-		Sealer:   s.cfg.Keys.Keyring(),
-		Executor: s.cfg.Executor,
-		Dial:     s.dial,
-		Swarm:    s.toldOfSwarm,
-		Nodes:    s.toldOfNodes,
-		Member:   s.asMember,
-		DataPath: s.dataPath,
-		Refused:  func(_ context.Context, err error) { s.refused(err) },
-		Holdings: s.cfg.Holdings,
-		Logger:   s.cfg.Logger.With("part", "agent"),
+		NodeID:       s.node,
+		File:         s.dir("tasks"),
+		NetworksFile: s.dir("networks"),
+		Sealer:       s.cfg.Keys.Keyring(),
+		Executor:     s.cfg.Executor,
+		Dial:         s.dial,
+		Swarm:        s.toldOfSwarm,
+		Nodes:        s.toldOfNodes,
+		Networks:     s.cfg.Networks,
+		Tunnels:      s.cfg.Tunnels,
+		Member:       s.asMember,
+		DataPath:     s.dataPath,
+		Refused:      func(_ context.Context, err error) { s.refused(err) },
+		Holdings:     s.cfg.Holdings,
+		Logger:       s.cfg.Logger.With("part", "agent"),
 	}
 	if s.cfg.Serve != nil {
 		c.Invited = s.invited

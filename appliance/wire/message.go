@@ -79,6 +79,8 @@ type Swarm struct {
 	// one to send with.
 	GossipVersion uint64
 	GossipKeys    [][]byte
+	// DataPathPort is the UDP port of the traffic between containers.
+	DataPathPort uint32
 }
 
 // Nodes are the members of the swarm and where they are: all of them (Complete)

@@ -28,48 +28,58 @@ type NetworkItem struct {
 	Endpoint *Endpoint       `cbor:"3,keyasint,omitempty"`
 	Host     *Host           `cbor:"4,keyasint,omitempty"`
 	Gone     bool            `cbor:"5,keyasint,omitempty"`
+
+	encoded []byte // see Encoded
 }
 
 // Network is a network of the swarm as nodes know it. Its key is ID; with it
 // goes all that is on it.
 type Network struct {
-	ID        string
-	Name      string
-	VNI       uint32
-	MTU       int // 0: what the underlay bears
-	Subnets   []Subnet
-	Internal  bool
-	Ingress   bool
-	Encrypted bool
+	ID        string   `cbor:"1,keyasint,omitempty"`
+	Name      string   `cbor:"2,keyasint,omitempty"`
+	VNI       uint32   `cbor:"3,keyasint,omitempty"`
+	MTU       int      `cbor:"4,keyasint,omitempty"` // 0: what the underlay bears
+	Subnets   []Subnet `cbor:"5,keyasint,omitempty"`
+	Internal  bool     `cbor:"6,keyasint,omitempty"`
+	Ingress   bool     `cbor:"7,keyasint,omitempty"`
+	Encrypted bool     `cbor:"8,keyasint,omitempty"`
 }
 
 // Subnet is one of a network's.
 type Subnet struct {
-	Prefix  netip.Prefix
-	Gateway netip.Addr
+	Prefix  netip.Prefix `cbor:"1,keyasint,omitempty"`
+	Gateway netip.Addr   `cbor:"2,keyasint,omitempty"`
 }
 
 // NetworkService is a service on a network. Its key is Network and ID.
 type NetworkService struct {
-	Network string
-	ID      string
-	Name    string
+	Network string `cbor:"1,keyasint,omitempty"`
+	ID      string `cbor:"2,keyasint,omitempty"`
+	Name    string `cbor:"3,keyasint,omitempty"`
 	// VIPs are one for each family of the network; none in DNS round-robin mode.
-	VIPs []netip.Addr
-	// Source is how a published port treats the client's address, "preserve" or
-	// "snat"; empty but on the routing mesh.
-	Source string
+	VIPs []netip.Addr `cbor:"4,keyasint,omitempty"`
+	// Source is [SourcePreserve] or [SourceSNAT]; empty but on the routing mesh.
+	Source string `cbor:"5,keyasint,omitempty"`
 	// Published are the ports of the service in the routing mesh, if Network is it.
-	Published []MeshPort
+	Published []MeshPort `cbor:"6,keyasint,omitempty"`
 }
+
+// How a service's published ports treat the addresses of clients.
+const (
+	SourcePreserve = "preserve"
+	SourceSNAT     = "snat"
+)
+
+// MaxSlot is the highest number of a node in the routing mesh.
+const MaxSlot = 1023
 
 // MeshPort is a port that is published on all nodes.
 type MeshPort struct {
-	Protocol  network.IPProtocol
-	Published uint16
-	Target    uint16
+	Protocol  network.IPProtocol `cbor:"1,keyasint,omitempty"`
+	Published uint16             `cbor:"2,keyasint,omitempty"`
+	Target    uint16             `cbor:"3,keyasint,omitempty"`
 	// Index tells the ports of one task apart, from 0: it chooses their wire ports.
-	Index int
+	Index int `cbor:"4,keyasint,omitempty"`
 }
 
 // EndpointState is how far an endpoint takes part in its network.
@@ -85,30 +95,30 @@ const (
 
 // Endpoint is a task or a guest on a network. Its key is Network and ID.
 type Endpoint struct {
-	Network string
-	ID      string // of the task or the guest
-	Service string // empty for a guest
-	Node    string
-	State   EndpointState
+	Network string        `cbor:"1,keyasint,omitempty"`
+	ID      string        `cbor:"2,keyasint,omitempty"` // of the task or the guest
+	Service string        `cbor:"3,keyasint,omitempty"` // empty for a guest
+	Node    string        `cbor:"4,keyasint,omitempty"`
+	State   EndpointState `cbor:"5,keyasint,omitempty"`
 	// Addresses are one for each family of the network.
-	Addresses []netip.Addr
+	Addresses []netip.Addr `cbor:"6,keyasint,omitempty"`
 	// Names are those of this container alone, Aliases those that others of its
 	// service may have too.
-	Names   []string
-	Aliases []string
+	Names   []string `cbor:"7,keyasint,omitempty"`
+	Aliases []string `cbor:"8,keyasint,omitempty"`
 	// Ports are the task's in the routing mesh, if Network is it.
-	Ports []MeshPort
+	Ports []MeshPort `cbor:"9,keyasint,omitempty"`
 }
 
 // Host is a node. Its key is ID. A node is told of all of them.
 type Host struct {
-	ID string
+	ID string `cbor:"1,keyasint,omitempty"`
 	// Address is where its traffic between containers goes.
-	Address netip.Addr
+	Address netip.Addr `cbor:"2,keyasint,omitempty"`
 	// Slot is its number in the routing mesh, 0 if it has none.
-	Slot int
+	Slot int `cbor:"3,keyasint,omitempty"`
 	// Down: the managers hold it for dead; nothing is to be led to it.
-	Down bool
+	Down bool `cbor:"4,keyasint,omitempty"`
 }
 
 // Programmed says that the node's kernel and DNS are as [Networks] of this

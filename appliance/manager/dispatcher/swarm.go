@@ -36,7 +36,7 @@ func about(snap *store.Snapshot, n *object.Node) wire.Swarm {
 	var sw wire.Swarm
 	sw.Roots, sw.Role, sw.Renew = ca.Swarm(snap, n)
 	if c := snap.Cluster(); c != nil {
-		sw.Epoch = c.Epoch
+		sw.Epoch, sw.DataPathPort = c.Epoch, c.DataPathPort
 		sw.GossipVersion, sw.GossipKeys = c.GossipKeys.Version, c.GossipKeys.Keys
 	}
 	return sw
