@@ -53,6 +53,9 @@ func (d *decoder) checkSwarm(s *Swarm) {
 		if p.Size < p.Base.Bits() {
 			d.add(d.nodes[key], key, "subnets of size %d do not fit in %s", p.Size, p.Base)
 		}
+		if first := s.Init.AddressPool[0].Size; p.Size != first {
+			d.add(d.nodes[key], key, "subnets of size %d, those before of %d: a swarm's are all of one size", p.Size, first)
+		}
 		for _, q := range s.Init.AddressPool[:i] {
 			if q.Base.IsValid() && q.Base.Overlaps(p.Base) {
 				d.add(d.nodes[key], key, "%s overlaps %s", p.Base, q.Base)

@@ -144,6 +144,7 @@ f:9:18: swarm.init.cert_expiry: 5m is too short; want at least 1h0m0s
 f:10:15: swarm.init.autolock: is a string; want true or false
 f:11:27: swarm.init.address_pool[0].base: "10.20.0.1/16"; want an IPv4 range such as 10.20.0.0/16
 f:11:42: swarm.init.address_pool[1]: subnets of size 4 do not fit in 10.0.0.0/8
+f:11:42: swarm.init.address_pool[1]: subnets of size 4, those before of 24: a swarm's are all of one size
 f:11:71: swarm.init.address_pool[2]: base is missing
 f:12:9: swarm.join: given together with swarm.init; want one of them
 f:12:9: swarm.join: token_file is missing

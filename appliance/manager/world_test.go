@@ -47,6 +47,7 @@ func newWorld(tb testing.TB, dir string) *world {
 	}
 	w.store.Write(tb, func(tx *store.Tx) {
 		tx.Create(&object.Cluster{ID: object.NewID()})
+		tx.Create(storetest.Ingress())
 		n := &object.Node{}
 		n.ID, n.Description.Hostname, n.Spec.Role = "m", "m", swarm.NodeRoleManager
 		n.Spec.Availability, n.Status.State = swarm.NodeAvailabilityDrain, swarm.NodeStateDown

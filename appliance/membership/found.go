@@ -29,6 +29,8 @@ const (
 type founding struct {
 	Cluster *object.Cluster
 	Node    *object.Node
+	// Ingress is the network of the routing mesh.
+	Ingress *object.Network
 }
 
 // found makes the node the first of a new swarm. From its last write on, the
@@ -85,7 +87,7 @@ func newSwarm(req swarm.InitRequest, d swarm.NodeDescription, at addresses, now 
 	node.Description, node.DataPath = d, at.dataPath.String()
 	node.Status = swarm.NodeStatus{State: swarm.NodeStateUnknown, Addr: at.advertise.Addr().String()}
 	node.ManagerStatus = &swarm.ManagerStatus{Leader: true, Reachability: swarm.ReachabilityReachable, Addr: at.advertise.String()}
-	if id.Founding, err = object.Encode(founding{cluster, node}); err != nil {
+	if id.Founding, err = object.Encode(founding{cluster, node, ingressNetwork()}); err != nil {
 		return identity.State{}, fmt.Errorf("encode new swarm: %w", err)
 	}
 	return id, nil
@@ -130,6 +132,9 @@ func newCluster(req swarm.InitRequest, now time.Time) (*object.Cluster, error) {
 		return nil, object.Errorf(errdefs.ErrInvalidArgument, "Datapath port number is not in valid range (1024-49151) : %d", c.DataPathPort)
 	}
 	for _, pool := range req.DefaultAddrPool {
+		if !pool.Addr().Is4() {
+			return nil, object.Errorf(errdefs.ErrInvalidArgument, "invalid CIDR: %q. Address pools are of IPv4", pool)
+		}
 		if uint32(pool.Bits()) > c.SubnetSize {
 			return nil, object.Errorf(errdefs.ErrInvalidArgument, "invalid CIDR: %q. Subnet size is too small for pool: %d", pool, c.SubnetSize)
 		}
@@ -160,6 +165,18 @@ func clusterSpec(s swarm.Spec) swarm.Spec {
 		s.CAConfig.NodeCertExpiry = defaultCertExpiry
 	}
 	return s
+}
+
+// ingressNetwork is the network of the routing mesh that every swarm begins
+// with. Its subnet is for the allocator to choose.
+func ingressNetwork() *object.Network {
+	n := &object.Network{}
+	n.ID = object.NewID()
+	n.Spec.Name, n.Spec.Labels = "ingress", map[string]string{}
+	n.Spec.DriverConfiguration = &swarm.Driver{}
+	n.Spec.IPAMOptions = &swarm.IPAMOptions{}
+	n.Spec.Ingress, n.Spec.Scope = true, "swarm"
+	return n
 }
 
 // issueFirst gives the first manager its key and certificate.

@@ -419,6 +419,9 @@ func (h *half) establish(ctx context.Context) error {
 		tx := store.Begin(snap)
 		tx.Create(f.Cluster)
 		tx.Create(f.Node)
+		if f.Ingress != nil { // as in what an earlier version left half done
+			tx.Create(f.Ingress)
+		}
 		if _, err := h.member.Propose(ctx, tx); err != nil {
 			return err
 		}

@@ -3,9 +3,9 @@
 package ipam
 
 import (
-	"encoding/binary"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/containerd/errdefs"
 
@@ -32,40 +32,52 @@ func NodeRanges() []Range {
 
 // FirstFree is the first subnet of the ranges that overlaps nothing taken.
 func FirstFree(ranges []Range, taken []netip.Prefix) (netip.Prefix, error) {
+	sorted := slices.DeleteFunc(slices.Clone(taken), func(p netip.Prefix) bool { return !p.IsValid() })
+	slices.SortFunc(sorted, func(a, b netip.Prefix) int { return a.Masked().Addr().Compare(b.Masked().Addr()) })
 	for _, r := range ranges {
-		if !r.Base.IsValid() || !r.Base.Addr().Is4() || r.Bits < r.Base.Bits() || r.Bits > 30 {
-			return netip.Prefix{}, object.Errorf(errdefs.ErrInvalidArgument, "address pool %s, subnets of /%d: not a division of an IPv4 block", r.Base, r.Bits)
+		base := r.Base.Addr()
+		if !r.Base.IsValid() || base.Is4In6() || r.Bits < r.Base.Bits() || r.Bits > base.BitLen()-2 {
+			return netip.Prefix{}, object.Errorf(errdefs.ErrInvalidArgument, "address pool %s, subnets of /%d: not a division of a block", r.Base, r.Bits)
 		}
-		for s := netip.PrefixFrom(r.Base.Masked().Addr(), r.Bits); s.IsValid() && r.Base.Contains(s.Addr()); {
-			blocker, blocked := overlap(s, taken)
-			if !blocked {
-				return s, nil
-			}
-			// Behind the larger of the two: a large block is left at once.
-			if blocker.Bits() > s.Bits() {
-				blocker = s
-			}
-			s = netip.PrefixFrom(Last(blocker).Next(), r.Bits)
+		if s := firstFree(r, sorted); s.IsValid() {
+			return s, nil
 		}
 	}
 	return netip.Prefix{}, object.Errorf(errdefs.ErrResourceExhausted, "address pools: no subnet is free")
 }
 
-func overlap(s netip.Prefix, taken []netip.Prefix) (netip.Prefix, bool) {
+// firstFree looks at one range. taken is in the order of its first addresses,
+// so that what does not reach the candidate leaves it to those before.
+func firstFree(r Range, taken []netip.Prefix) netip.Prefix {
+	s := netip.PrefixFrom(r.Base.Masked().Addr(), r.Bits)
 	for _, t := range taken {
-		if t.IsValid() && t.Overlaps(s) {
-			return t, true
+		if !t.Overlaps(s) {
+			if s.Addr().Less(t.Addr()) {
+				break
+			}
+			continue
+		}
+		// Behind the larger of the two: a large block is left at once.
+		if t.Bits() > s.Bits() {
+			t = s
+		}
+		if s = netip.PrefixFrom(Last(t).Next(), r.Bits); !s.IsValid() || !r.Base.Contains(s.Addr()) {
+			return netip.Prefix{}
 		}
 	}
-	return netip.Prefix{}, false
+	return s
 }
 
-// Last is an IPv4 subnet's last address, its broadcast address.
+// Last is a subnet's last address: IPv4's broadcast address.
 func Last(s netip.Prefix) netip.Addr {
-	b := s.Addr().As4()
-	n := binary.BigEndian.Uint32(b[:]) | uint32(1<<(32-s.Bits())-1)
-	binary.BigEndian.PutUint32(b[:], n)
-	return netip.AddrFrom4(b)
+	b := s.Addr().AsSlice()
+	for i := range b {
+		if host := 8*(i+1) - s.Bits(); host > 0 {
+			b[i] |= byte(1<<min(host, 8) - 1)
+		}
+	}
+	last, _ := netip.AddrFromSlice(b) // of the length that it had
+	return last
 }
 
 // MAC is the hardware address that belongs to an IPv4 address: 02:42 and the

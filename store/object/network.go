@@ -15,10 +15,19 @@ const (
 	OptionVNI       = "com.docker.network.driver.overlay.vxlanid_list"
 )
 
+// Predefined reports whether a network is one of those that every node has by
+// itself. A service names them so.
+func Predefined(network string) bool {
+	return network == "bridge" || network == "host" || network == "none"
+}
+
 // Network is a network of the swarm, as the API shows it, and what only the
 // swarm knows of it. Its IPAMOptions are what was allocated.
 type Network struct {
 	swarm.Network
+	// Auxiliary are addresses that nobody on the network is to be given, by the
+	// user's names for them.
+	Auxiliary map[string]netip.Addr
 	// VNI tells the network's frames from others', 0 until it is allocated.
 	VNI uint32
 	// Problem is why nothing could be allocated for the network, empty if all was.
@@ -77,7 +86,8 @@ type Guest struct {
 	ContainerID string
 	// Name is the container's.
 	Name string
-	// Wanted are addresses that the container is to have; it gets no other.
+	// Wanted are addresses that the container is to have; it gets no other of
+	// their families.
 	Wanted []netip.Addr
 	// Network has addresses as soon as they are allocated, or Problem says why not.
 	Network TaskNetwork

@@ -62,3 +62,10 @@ func State(s swarm.TaskState) swarm.TaskState {
 	}
 	return s
 }
+
+// Over reports whether a task runs nowhere and never will: its node said so, or
+// never heard of it.
+func Over(t *Task) bool {
+	return Ended(t.Status.State) ||
+		(Rank(t.Status.State) < Rank(swarm.TaskStateAssigned) && Rank(t.DesiredState) > Rank(swarm.TaskStateRunning))
+}

@@ -53,7 +53,7 @@ func TestPlan(t *testing.T) {
 				{name: "a", had: []string{"30000:80"}, want: []string{"30000:80"}, ports: []uint32{30000}},
 				{name: "b", want: []string{"30001:80", "0:81"}},
 			},
-			want: []string{"a task pending", "b: 30001/tcp 30002/tcp", "b task pending"},
+			want: []string{"a: 30000/tcp", "a task pending", "b: 30001/tcp 30002/tcp", "b task pending"},
 		},
 		{
 			name: "kept over an update", services: []service{
@@ -85,7 +85,7 @@ func TestPlan(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			s := storetest.New(t)
+			s := swarmStore(t)
 			s.Write(t, func(tx *store.Tx) {
 				for _, in := range tt.services {
 					tx.Create(in.service())
@@ -102,6 +102,18 @@ func TestPlan(t *testing.T) {
 			}
 		})
 	}
+}
+
+// swarmStore holds a swarm with a network for its routing mesh.
+func swarmStore(tb testing.TB) *storetest.Local {
+	tb.Helper()
+	s := storetest.New(tb)
+	s.Write(tb, func(tx *store.Tx) {
+		tx.Create(&object.Cluster{ID: "c"})
+		tx.Create(storetest.Ingress())
+	})
+	plan(tb, s)
+	return s
 }
 
 func (in service) service() *object.Service {
@@ -125,7 +137,7 @@ func (in service) service() *object.Service {
 }
 
 // plan decides, says what and writes it.
-func plan(t *testing.T, s *storetest.Local) (out []string) {
+func plan(t testing.TB, s *storetest.Local) (out []string) {
 	t.Helper()
 	c, _ := allocator.Plan(nil, s.Since(0), time.Now())
 	if c.Empty() {
@@ -157,7 +169,7 @@ func plan(t *testing.T, s *storetest.Local) (out []string) {
 
 // TestPlan_NoPortTwice fills the whole range and asks for more.
 func TestPlan_NoPortTwice(t *testing.T) {
-	s := storetest.New(t)
+	s := swarmStore(t)
 	const each, services = 100, 29 // more than the 2768 there are
 	s.Write(t, func(tx *store.Tx) {
 		for i := range services {

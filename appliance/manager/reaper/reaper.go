@@ -46,7 +46,7 @@ func Plan(snap *store.Snapshot, id string, _ time.Time) (loop.Changes, time.Time
 		if t.Slot == 0 {
 			p.node = t.NodeID
 		}
-		switch over := over(t); {
+		switch over := object.Over(t); {
 		case over && t.DesiredState == swarm.TaskStateRemove:
 			c.Delete = append(c.Delete, t)
 			continue
@@ -74,13 +74,6 @@ func Plan(snap *store.Snapshot, id string, _ time.Time) (loop.Changes, time.Time
 		}
 	}
 	return c, time.Time{}
-}
-
-// over reports whether a task runs nowhere, and never will.
-func over(t *object.Task) bool {
-	return object.Ended(t.Status.State) ||
-		(object.Rank(t.Status.State) < object.Rank(swarm.TaskStateAssigned) &&
-			object.Rank(t.DesiredState) > object.Rank(swarm.TaskStateRunning))
 }
 
 // historyLimit is how many tasks of a slot are kept; negative is all.

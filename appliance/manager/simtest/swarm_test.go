@@ -68,6 +68,7 @@ func (s *swarmed) begin(t *testing.T) {
 	s.cluster = storetest.NewCluster(t, cfg)
 	s.write(func(tx *store.Tx) {
 		tx.Create(&object.Cluster{ID: "swarm"})
+		tx.Create(storetest.Ingress())
 		for i := range secrets {
 			o := new(object.Secret)
 			o.ID, o.Spec.Name, o.Spec.Data = fmt.Sprint("secret", i), fmt.Sprint("secret", i), []byte("hidden")
