@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
+	"math/big"
 	"net"
 	"net/netip"
 	"slices"
@@ -75,6 +76,8 @@ func protoText(p byte) string {
 		return "tcp"
 	case unix.IPPROTO_UDP:
 		return "udp"
+	case unix.IPPROTO_ICMP:
+		return "icmp"
 	}
 	return fmt.Sprint(p)
 }
@@ -133,6 +136,10 @@ func (p *printer) step(e expr.Any) {
 		}
 		p.load(e.Register, metaText(e.Key))
 	case *expr.Payload:
+		if e.OperationType == expr.PayloadWrite {
+			p.say("%s set %s", payloadText(e), p.words[word(e.SourceRegister)])
+			return
+		}
 		p.load(e.DestRegister, payloadText(e))
 	case *expr.Fib:
 		p.load(e.Register, "fib daddr type")
@@ -157,6 +164,8 @@ func (p *printer) step(e expr.Any) {
 		p.say("redirect")
 	case *expr.Masq:
 		p.say("masquerade")
+	case *expr.Notrack:
+		p.say("notrack")
 	case *expr.Verdict:
 		p.say("%s", verdictText(e))
 	default:
@@ -164,8 +173,11 @@ func (p *printer) step(e expr.Any) {
 	}
 }
 
-// immediateText is a target, or the zero that stands for any value.
+// immediateText is a target, a port, or the zero that stands for any value.
 func immediateText(data []byte) string {
+	if len(data) == 2 {
+		return fmt.Sprint(binary.BigEndian.Uint16(data))
+	}
 	if len(data) == part && slices.Max(data) == 0 {
 		return "0"
 	}
@@ -219,6 +231,8 @@ func (p *printer) compare(e *expr.Cmp) {
 			return
 		}
 		p.say("%s %s%x", name, notText(e.Op), e.Data)
+	case strings.HasPrefix(name, "th "), strings.HasPrefix(name, "icmp "), name == "tcp sequence":
+		p.say("%s %s%d", name, notText(e.Op), new(big.Int).SetBytes(e.Data))
 	default:
 		p.say("%s %s%q", name, notText(e.Op), bytes.TrimRight(e.Data, "\x00"))
 	}
@@ -275,10 +289,26 @@ func payloadText(e *expr.Payload) string {
 		return "ip6 saddr"
 	case e.Base == expr.PayloadBaseNetworkHeader && e.Offset == 24 && e.Len == 16:
 		return "ip6 daddr"
-	case e.Base == expr.PayloadBaseTransportHeader && e.Offset == flagsOffset && e.Len == 1:
-		return "tcp flags"
-	case e.Base == expr.PayloadBaseTransportHeader && e.Offset == 2 && e.Len == 2:
+	case e.Base == expr.PayloadBaseTransportHeader:
+		return transportText(e)
+	}
+	return fmt.Sprintf("@%d,%d,%d", e.Base, e.Offset, e.Len)
+}
+
+func transportText(e *expr.Payload) string {
+	switch {
+	case e.Offset == sourcePort && e.Len == 2:
+		return "th sport"
+	case e.Offset == destinationPort && e.Len == 2:
 		return "th dport"
+	case e.Offset == icmpType && e.Len == 1:
+		return "icmp type"
+	case e.Offset == icmpCode && e.Len == 1:
+		return "icmp code"
+	case e.Offset == sequenceOffset && e.Len == 4:
+		return "tcp sequence"
+	case e.Offset == flagsOffset && e.Len == 1:
+		return "tcp flags"
 	}
 	return fmt.Sprintf("@%d,%d,%d", e.Base, e.Offset, e.Len)
 }
@@ -302,6 +332,9 @@ func maskText(name string, mask []byte) string {
 	case "tcp flags":
 		if bytes.Equal(mask, []byte{flagSYN}) {
 			return " & syn"
+		}
+		if bytes.Equal(mask, []byte{flagRST}) {
+			return " & rst"
 		}
 	case "ct status":
 		if bytes.Equal(mask, binaryutil.NativeEndian.PutUint32(statusDNAT)) {
