@@ -55,6 +55,7 @@ func (e *Engine) load(ctx context.Context) error {
 	if err := e.cfg.Networks.Retain(ctx, running); err != nil {
 		return err
 	}
+	e.retainGuests(running)
 	return e.removeStrays(ctx)
 }
 
@@ -136,6 +137,7 @@ func (e *Engine) settle(ctx context.Context, c *instance) {
 	}
 	if err := e.start(ctx, c); err != nil && ctx.Err() == nil {
 		e.cfg.Logger.WarnContext(ctx, "started no container", "container", c.id[:12], "err", err)
+		e.retry(ctx, c, err)
 	}
 }
 

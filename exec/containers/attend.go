@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/events"
 	"github.com/opencontainers/cgroups"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"skep/exec/shim"
+	"skep/store/object"
 )
 
 // lostCode is the exit code of a container whose end nobody saw.
@@ -166,7 +168,25 @@ func (e *Engine) restartLater(ctx context.Context, c *instance, halt chan struct
 	}
 	if err := e.start(ctx, c); err != nil && ctx.Err() == nil {
 		e.cfg.Logger.WarnContext(ctx, "restarted no container", "container", c.id[:12], "err", err)
+		e.retry(ctx, c, err)
 	}
+}
+
+// retryPause is how long a restart waits for managers that do not answer.
+const retryPause = 5 * time.Second
+
+// retry puts a restart off that failed because no manager was there to give the
+// container its place on a network, as when a machine starts. The caller holds op.
+func (e *Engine) retry(ctx context.Context, c *instance, cause error) {
+	if !errdefs.IsUnavailable(cause) && !errors.Is(cause, object.ErrTemporary) {
+		return
+	}
+	halt := make(chan struct{})
+	c.mu.Lock()
+	c.st.Running, c.st.Restarting = true, true
+	c.halt = halt
+	c.mu.Unlock()
+	_ = e.background(ctx, func(ctx context.Context) { e.restartLater(ctx, c, halt, retryPause) }) // only at shutdown
 }
 
 // halt gives up a restart that is due.
@@ -224,6 +244,7 @@ func (e *Engine) clean(ctx context.Context, id string) {
 	if _, own := e.cfg.Networks.Attachment(id); own {
 		err = errors.Join(err, e.cfg.Networks.Disconnect(context.WithoutCancel(ctx), id))
 	}
+	e.releaseGuests(id)
 	if err != nil {
 		e.cfg.Logger.WarnContext(ctx, "left something of a container", "container", id[:12], "err", err)
 	}

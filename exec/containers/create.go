@@ -99,8 +99,10 @@ func (e *Engine) check(r *record, name string) error {
 	if h.NetworkMode.IsDefault() || h.NetworkMode == "" {
 		h.NetworkMode = "bridge"
 	}
-	_, err := e.network(h.NetworkMode)
-	return err
+	if _, err := e.network(h.NetworkMode); err != nil {
+		return err
+	}
+	return e.checkGuests(r)
 }
 
 func validName(name string) bool {

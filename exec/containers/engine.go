@@ -60,8 +60,10 @@ type Config struct {
 	CgroupParent string
 	Images       Images
 	Networks     Networks
-	Volumes      *volumes.Store
-	Sealer       Sealer
+	// Guests gives places on networks of the swarm; nil means that there are none.
+	Guests  Guests
+	Volumes *volumes.Store
+	Sealer  Sealer
 	// Publish tells of what happens to containers; nil tells nobody.
 	Publish func(events.Message)
 	Logger  *slog.Logger
@@ -73,6 +75,8 @@ type Extra struct {
 	Files []File
 	// Ports are published beside those of the request.
 	Ports []object.Port
+	// Overlays are the container's places on networks of the swarm.
+	Overlays []object.Overlay `json:",omitempty"`
 	// StopGrace is how long a stop waits before it kills; 0 leaves it to the
 	// request's StopTimeout.
 	StopGrace time.Duration

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"net"
-	"net/netip"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -17,11 +15,9 @@ import (
 
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/container"
-	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/storage"
 
 	"skep/exec/runspec"
-	"skep/store/object"
 )
 
 // Inspect tells all about a container.
@@ -45,7 +41,7 @@ func (e *Engine) Inspect(ctx context.Context, ref string, size bool) (container.
 		ResolvConfPath: filepath.Join(dir, "resolv.conf"), LogPath: filepath.Join(e.logDir(c.id), "log"),
 		HostConfig: &host, Config: &r.Config, Mounts: points(&r),
 		GraphDriver:     &storage.DriverData{Name: "overlay2", Data: map[string]string{"UpperDir": filepath.Join(dir, "upper"), "WorkDir": filepath.Join(dir, "work")}},
-		NetworkSettings: e.settings(&r),
+		NetworkSettings: e.settings(c, &r),
 	}
 	c.mu.Lock()
 	resp.State, resp.RestartCount = c.stateLocked(), c.st.Restarts
@@ -99,50 +95,6 @@ func points(r *record) []container.MountPoint {
 	return list
 }
 
-// settings is how the container is on the network.
-func (e *Engine) settings(r *record) *container.NetworkSettings {
-	s := &container.NetworkSettings{Ports: network.PortMap{}, Networks: map[string]*network.EndpointSettings{}}
-	for p := range r.Config.ExposedPorts {
-		s.Ports[p] = nil
-	}
-	name, err := e.network(r.Host.NetworkMode)
-	if err != nil || name == "" {
-		return s
-	}
-	ep := &network.EndpointSettings{}
-	s.Networks[name] = ep
-	at, ok := e.cfg.Networks.Attachment(r.ID)
-	if !ok {
-		return s
-	}
-	s.SandboxID, s.SandboxKey = r.ID, at.Namespace
-	ep.NetworkID, ep.EndpointID = at.NetworkID, at.EndpointID
-	if p, err := netip.ParsePrefix(at.Address); err == nil {
-		ep.IPAddress, ep.IPPrefixLen = p.Addr(), p.Bits()
-	}
-	if gw, err := netip.ParseAddr(at.Gateway); err == nil {
-		ep.Gateway = gw
-	}
-	if mac, err := net.ParseMAC(at.MAC); err == nil {
-		ep.MacAddress = network.HardwareAddr(mac)
-	}
-	for _, p := range at.Ports {
-		port, ok := network.PortFrom(p.Container, p.Protocol)
-		if !ok || p.Shared {
-			continue
-		}
-		s.Ports[port] = append(s.Ports[port], network.PortBinding{HostIP: hostIP(p), HostPort: strconv.Itoa(int(p.Host))})
-	}
-	return s
-}
-
-func hostIP(p object.Port) netip.Addr {
-	if ip, err := netip.ParseAddr(p.HostIP); err == nil {
-		return ip
-	}
-	return netip.IPv4Unspecified()
-}
-
 // List tells about the containers, the newest first.
 func (e *Engine) List(ctx context.Context, all, size bool) ([]container.Summary, error) {
 	list := []container.Summary{}
@@ -161,7 +113,7 @@ func (e *Engine) List(ctx context.Context, all, size bool) ([]container.Summary,
 
 func (e *Engine) summary(ctx context.Context, c *instance, size bool) (container.Summary, error) {
 	r := c.rec()
-	nets := e.settings(&r)
+	nets := e.settings(c, &r)
 	s := container.Summary{
 		ID: c.id, Names: []string{"/" + r.Name}, Image: r.Config.Image, ImageID: r.ImageID,
 		Command: quoted(runspec.Command(&r.Config)), Created: r.Created.Unix(), Labels: r.Config.Labels,

@@ -2,6 +2,7 @@ package containers_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
@@ -10,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -52,6 +54,7 @@ type world struct {
 	dir, root string
 	more      []string // layers above root
 	nets      *networks
+	guests    *guests // nil: there are no networks of a swarm
 	vols      *volumes.Store
 	sealer    sealer
 
@@ -157,7 +160,7 @@ func openWorld(dir string) (*world, error) {
 }
 
 func (w *world) config(out *slog.Logger) containers.Config {
-	return containers.Config{
+	c := containers.Config{
 		Dir: filepath.Join(w.dir, "containers"), RunDir: filepath.Join(w.dir, "run"), Exe: filepath.Join(w.dir, "bin", "skep"),
 		CgroupParent: w.cgroup(), Images: w, Networks: w.nets, Volumes: w.vols, Sealer: &w.sealer,
 		Publish: func(m events.Message) {
@@ -167,6 +170,10 @@ func (w *world) config(out *slog.Logger) containers.Config {
 		},
 		Logger: out,
 	}
+	if w.guests != nil {
+		c.Guests = w.guests
+	}
+	return c
 }
 
 func (w *world) cgroup() string { return "/skep-test-" + filepath.Base(w.dir) }
@@ -328,8 +335,10 @@ func eventually(tb testing.TB, what string, ok func() bool) {
 // networks gives every endpoint an empty namespace.
 type networks struct {
 	dir string
-	mu  sync.Mutex
-	all map[string]object.Attachment
+	// refuse is why an endpoint cannot be connected; nil means that all can.
+	refuse func(object.Endpoint) error
+	mu     sync.Mutex
+	all    map[string]object.Attachment
 }
 
 func (n *networks) Connect(_ context.Context, e object.Endpoint) (object.Attachment, error) {
@@ -340,6 +349,11 @@ func (n *networks) Connect(_ context.Context, e object.Endpoint) (object.Attachm
 	}
 	if at, ok := n.all[e.ID]; ok {
 		return at, nil
+	}
+	if n.refuse != nil {
+		if err := n.refuse(e); err != nil {
+			return object.Attachment{}, err
+		}
 	}
 	path := filepath.Join(n.dir, e.ID)
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
@@ -357,8 +371,17 @@ func (n *networks) Connect(_ context.Context, e object.Endpoint) (object.Attachm
 	if err := <-err; err != nil {
 		return object.Attachment{}, err
 	}
-	n.all[e.ID] = object.Attachment{Endpoint: e, Namespace: path, Address: "10.1.2.3/24", Gateway: "10.1.2.1", MAC: "02:42:0a:01:02:03"}
-	return n.all[e.ID], nil
+	at := object.Attachment{Endpoint: e, Namespace: path, Address: "10.1.2.3/24", Gateway: "10.1.2.1", MAC: "02:42:0a:01:02:03"}
+	for i, o := range e.Overlays {
+		o.Name = cmp.Or(o.Name, "name-of-"+o.Network)
+		at.Overlays = append(at.Overlays, object.OverlayAttachment{
+			Overlay: o, EndpointID: "endpoint-" + o.Network, Interface: fmt.Sprint("eth", i), MAC: "02:42:0a:00:01:05",
+			Gateways: []netip.Addr{netip.MustParseAddr("10.0.1.1"), netip.MustParseAddr("fd00::1")},
+		})
+		at.Nameserver, at.Search, at.Options = []string{"127.0.0.11"}, []string{"example.com"}, []string{"ndots:0"}
+	}
+	n.all[e.ID] = at
+	return at, nil
 }
 
 func (n *networks) Disconnect(_ context.Context, id string) error {
@@ -388,7 +411,9 @@ func (n *networks) Retain(ctx context.Context, ids []string) error {
 		if n.all == nil {
 			n.all = map[string]object.Attachment{}
 		}
-		n.all[d.Name()] = object.Attachment{Endpoint: object.Endpoint{ID: d.Name()}, Namespace: filepath.Join(n.dir, d.Name())}
+		if _, ok := n.all[d.Name()]; !ok {
+			n.all[d.Name()] = object.Attachment{Endpoint: object.Endpoint{ID: d.Name()}, Namespace: filepath.Join(n.dir, d.Name())}
+		}
 		n.mu.Unlock()
 	}
 	return err

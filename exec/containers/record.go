@@ -13,6 +13,7 @@ import (
 	"github.com/moby/moby/api/types/network"
 
 	"skep/exec/runspec"
+	"skep/store/object"
 )
 
 // record is what a container was made to be. It changes by renaming only.
@@ -51,6 +52,8 @@ type status struct {
 	Error                       string `json:",omitempty"`
 	StartedAt, FinishedAt       time.Time
 	Restarts                    int
+	// Overlays are its places on networks of the swarm since it was last started.
+	Overlays []object.Overlay `json:",omitempty"`
 	// Stopped says that a user wanted it to end: no restart policy applies.
 	Stopped bool
 }

@@ -65,7 +65,9 @@ func (e *Engine) start(ctx context.Context, c *instance) error {
 	c.proc, c.conn, c.ended = proc, proc.Conns[0], ended
 	c.halt = nil
 	c.mu.Unlock()
+	at, _ := e.cfg.Networks.Attachment(c.id)
 	s := c.update(func(s *status) {
+		s.Overlays = placesOf(at)
 		s.Running, s.Paused, s.Restarting, s.OOMKilled = true, false, false, false
 		s.Pid, s.ExitCode, s.Error, s.Stopped = proc.PID, 0, "", false
 		s.StartedAt = time.Now().UTC()

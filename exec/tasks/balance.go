@@ -1,15 +1,10 @@
 package tasks
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -42,7 +37,8 @@ func (c *Controller) shared() []object.Port {
 	if networkMode(c.a) != network.NetworkBridge {
 		return nil
 	}
-	return slices.DeleteFunc(ports(c.a), func(p object.Port) bool { return !p.Shared })
+	ports, _ := c.x.places(c.a)
+	return slices.DeleteFunc(ports, func(p object.Port) bool { return !p.Shared })
 }
 
 // awaitListen gives the container a moment to listen before the task counts as
@@ -117,57 +113,4 @@ func (c *Controller) drain(ctx context.Context, id string) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-}
-
-// listens reports whether sockets are open for all ports in the network
-// namespace of a process. A process that is gone listens on nothing.
-func listens(pid int, ps []object.Port) (bool, error) {
-	open := map[object.Port]bool{}
-	for _, table := range []struct {
-		file, state string
-		proto       network.IPProtocol
-	}{
-		{"tcp", tcpListen, network.TCP},
-		{"tcp6", tcpListen, network.TCP},
-		{"udp", "", network.UDP},
-		{"udp6", "", network.UDP},
-	} {
-		f, err := os.Open("/proc/" + strconv.Itoa(pid) + "/net/" + table.file)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // the process is gone, or has no IPv6
-		}
-		if err != nil {
-			return false, fmt.Errorf("read sockets: %w", err)
-		}
-		for sc := bufio.NewScanner(f); sc.Scan(); {
-			if port, ok := socketPort(sc.Text(), table.state); ok {
-				open[object.Port{Protocol: table.proto, Container: port}] = true
-			}
-		}
-		_ = f.Close()
-	}
-	for _, p := range ps {
-		if !open[object.Port{Protocol: p.Protocol, Container: p.Container}] {
-			return false, nil
-		}
-	}
-	return true, nil
-}
-
-// tcpListen is the state of a listening socket in /proc/net/tcp.
-const tcpListen = "0A"
-
-// socketPort is the local port in a line of /proc/net/tcp and its like (see
-// proc_net_tcp.rst of the kernel), if the socket is in the state.
-func socketPort(line, state string) (uint16, bool) {
-	fields := strings.Fields(line)
-	if len(fields) < 4 || state != "" && fields[3] != state {
-		return 0, false
-	}
-	_, text, ok := strings.Cut(fields[1], ":")
-	if !ok {
-		return 0, false
-	}
-	port, err := strconv.ParseUint(text, 16, 16)
-	return uint16(port), err == nil
 }

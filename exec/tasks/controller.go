@@ -69,9 +69,11 @@ func (c *Controller) Prepare(ctx context.Context) error {
 	if err = c.pull(ctx, req.Image); err != nil {
 		return err
 	}
+	ports, overlays := c.x.places(c.a)
 	_, err = c.x.Containers.CreateWith(ctx, c.name, req, containers.Extra{
 		Files:     fs,
-		Ports:     ports(c.a),
+		Ports:     ports,
+		Overlays:  overlays,
 		StopGrace: c.grace(),
 	})
 	if errdefs.IsConflict(err) || errdefs.IsAlreadyExists(err) {
@@ -95,8 +97,8 @@ func (c *Controller) pull(ctx context.Context, ref string) error {
 	return err
 }
 
-// Start starts the container and returns when it runs and, if it has a health
-// check, is healthy.
+// Start starts the container and returns when it can serve: when it is healthy,
+// or, without a health check, listens on the ports that it publishes.
 func (c *Controller) Start(ctx context.Context) error {
 	in, err := c.x.Containers.Inspect(ctx, c.name, false)
 	if err != nil {
@@ -111,6 +113,8 @@ func (c *Controller) Start(ctx context.Context) error {
 		if err := c.awaitHealth(ctx); err != nil {
 			return err
 		}
+	} else if err := c.awaitOpen(ctx); err != nil {
+		return err
 	}
 	return c.awaitListen(ctx)
 }

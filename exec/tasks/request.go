@@ -10,7 +10,6 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
-	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/swarm"
 
 	"skep/store/object"
@@ -107,36 +106,6 @@ func hostConfig(a *object.Assignment, s scope) (*container.HostConfig, error) {
 		h.DNS, h.DNSSearch, h.DNSOptions = d.Nameservers, d.Search, d.Options
 	}
 	return h, nil
-}
-
-// networkMode is the one of the predefined networks that the task asks for,
-// by default the node's bridge.
-func networkMode(a *object.Assignment) container.NetworkMode {
-	for _, n := range a.Revision.Spec.Networks {
-		switch n.Target {
-		case network.NetworkHost, network.NetworkNone:
-			return container.NetworkMode(n.Target)
-		}
-	}
-	return network.NetworkBridge
-}
-
-// ports are the task's published ports as the node's network takes them.
-func ports(a *object.Assignment) []object.Port {
-	var ps []object.Port
-	for _, p := range a.Task.Ports {
-		proto := p.Protocol
-		if proto == "" {
-			proto = network.TCP
-		}
-		ps = append(ps, object.Port{
-			Protocol:  proto,
-			Host:      uint16(p.PublishedPort),
-			Container: uint16(p.TargetPort),
-			Shared:    p.PublishMode != swarm.PortConfigPublishModeHost,
-		})
-	}
-	return ps
 }
 
 func resources(r *swarm.ResourceRequirements) container.Resources {

@@ -3,12 +3,14 @@ package tasks
 import (
 	"encoding/json"
 	"flag"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/api/types/swarm"
@@ -23,6 +25,7 @@ func assignment() *object.Assignment {
 	grace := 3 * time.Second
 	yes := true
 	spec := swarm.TaskSpec{
+		Networks: []swarm.NetworkAttachmentConfig{{Target: "net1", Aliases: []string{"www"}}},
 		ContainerSpec: &swarm.ContainerSpec{
 			Image:           "busybox:1@sha256:0000000000000000000000000000000000000000000000000000000000000000",
 			Labels:          map[string]string{"own": "label"},
@@ -73,6 +76,10 @@ func assignment() *object.Assignment {
 	return &object.Assignment{
 		Task: &object.Task{
 			ID: "task1", ServiceID: "svc1", Slot: 2, NodeID: "node1",
+			Networks: []object.TaskNetwork{
+				{ID: "net1", Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.1.5/24"), netip.MustParsePrefix("fd00::5/64")}, Aliases: []string{"www"}},
+				{ID: "net0", Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.7/24")}},
+			},
 			Ports: []swarm.PortConfig{
 				{Protocol: "tcp", TargetPort: 80, PublishedPort: 8080, PublishMode: swarm.PortConfigPublishModeIngress},
 				{Protocol: "udp", TargetPort: 53, PublishMode: swarm.PortConfigPublishModeHost},
@@ -95,7 +102,8 @@ func TestRequest_IsWhatTheSpecSays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := json.MarshalIndent(map[string]any{"name": containerName(a), "request": req, "files": fs, "ports": ports(a)}, "", "\t")
+	ports, overlays := (&Executor{Mesh: true}).places(a)
+	got, err := json.MarshalIndent(map[string]any{"name": containerName(a), "request": req, "files": fs, "ports": ports, "overlays": overlays}, "", "\t")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,6 +119,46 @@ func TestRequest_IsWhatTheSpecSays(t *testing.T) {
 	}
 	if string(got)+"\n" != string(want) {
 		t.Errorf("the request differs from %s; got\n%s", golden, got)
+	}
+}
+
+func TestPlaces(t *testing.T) {
+	mesh := object.Port{Protocol: "tcp", Host: 8080, Container: 80}
+	local, host := mesh, object.Port{Protocol: "udp", Container: 53}
+	local.Shared = true
+	overlay := func(id string, ports ...object.Port) object.Overlay {
+		return object.Overlay{Network: id, Task: "task1", Ingress: len(ports) > 0, Ports: ports}
+	}
+	tests := []struct {
+		name     string
+		mesh     bool
+		change   func(*object.Assignment)
+		ports    []object.Port
+		overlays []object.Overlay
+	}{
+		{"in the mesh", true, func(*object.Assignment) {}, []object.Port{host}, []object.Overlay{overlay("net1"), overlay("net0", mesh)}},
+		{"no mesh on this node", false, func(*object.Assignment) {}, []object.Port{host, local}, []object.Overlay{overlay("net1")}},
+		{"no place in the mesh", true, func(a *object.Assignment) { a.Task.Networks = a.Task.Networks[:1] }, []object.Port{host, local}, []object.Overlay{overlay("net1")}},
+		{"nothing for the mesh", true, func(a *object.Assignment) { a.Task.Ports = a.Task.Ports[1:] }, []object.Port{host}, []object.Overlay{overlay("net1"), overlay("net0")}},
+		{"the node's own network", true, func(a *object.Assignment) {
+			a.Revision.Spec.Networks = []swarm.NetworkAttachmentConfig{{Target: "host"}}
+		}, []object.Port{host, local}, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			a := assignment()
+			for i := range a.Task.Networks {
+				a.Task.Networks[i].Addresses, a.Task.Networks[i].Aliases = nil, nil
+			}
+			tt.change(a)
+			ports, overlays := (&Executor{Mesh: tt.mesh}).places(a)
+			if diff := cmp.Diff(tt.ports, ports); diff != "" {
+				t.Errorf("ports: %s", diff)
+			}
+			if diff := cmp.Diff(tt.overlays, overlays); diff != "" {
+				t.Errorf("overlays: %s", diff)
+			}
+		})
 	}
 }
 

@@ -1,0 +1,89 @@
+package tasks
+
+import (
+	"slices"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/api/types/swarm"
+
+	"skep/store/object"
+)
+
+// networkMode is the one of the node's own networks that the task asks for, by
+// default the bridge.
+func networkMode(a *object.Assignment) container.NetworkMode {
+	for _, n := range a.Revision.Spec.Networks {
+		switch n.Target {
+		case network.NetworkHost, network.NetworkNone:
+			return container.NetworkMode(n.Target)
+		}
+	}
+	return network.NetworkBridge
+}
+
+// places are what the task has on networks: ports of the node, and overlays.
+//
+// Ports in ingress mode are the routing mesh's. While the node has no mesh, or
+// the task no place in it, they are the node's, shared with other tasks.
+func (x *Executor) places(a *object.Assignment) (ports []object.Port, overlays []object.Overlay) {
+	ports, mesh := split(a)
+	if networkMode(a) != network.NetworkBridge {
+		return append(ports, shared(mesh)...), nil
+	}
+	for i, n := range a.Task.Networks {
+		o := object.Overlay{Network: n.ID, Task: a.Task.ID, Addresses: n.Addresses, Aliases: n.Aliases}
+		if len(mesh) > 0 && i == len(a.Task.Networks)-1 && !asksFor(a, n.ID) {
+			if !x.Mesh {
+				continue
+			}
+			o.Ingress, o.Ports = true, mesh
+			mesh = nil
+		}
+		overlays = append(overlays, o.Clone())
+	}
+	return append(ports, shared(mesh)...), overlays
+}
+
+// shared are ports that the tasks of a node share.
+func shared(ports []object.Port) []object.Port {
+	ports = slices.Clone(ports)
+	for i := range ports {
+		ports[i].Shared = true
+	}
+	return ports
+}
+
+// meshPorts are those that the routing mesh leads to.
+func meshPorts(overlays []object.Overlay) []object.Port {
+	for _, o := range overlays {
+		if o.Ingress {
+			return o.Ports
+		}
+	}
+	return nil
+}
+
+// asksFor reports whether the service is on a network because it says so. The
+// routing mesh's is the one that it does not name.
+func asksFor(a *object.Assignment, id string) bool {
+	return slices.ContainsFunc(a.Revision.Spec.Networks, func(n swarm.NetworkAttachmentConfig) bool { return n.Target == id })
+}
+
+// split are the task's published ports: those of its node, and those of the
+// routing mesh.
+func split(a *object.Assignment) (host, mesh []object.Port) {
+	for _, p := range a.Task.Ports {
+		proto := p.Protocol
+		if proto == "" {
+			proto = network.TCP
+		}
+		port := object.Port{Protocol: proto, Host: uint16(p.PublishedPort), Container: uint16(p.TargetPort)}
+		if p.PublishMode == swarm.PortConfigPublishModeHost {
+			host = append(host, port)
+		} else {
+			mesh = append(mesh, port)
+		}
+	}
+	return host, mesh
+}
