@@ -3,7 +3,6 @@ package allocator
 import (
 	"cmp"
 	"crypto/sha256"
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -254,7 +253,7 @@ func WantedVNI(n *object.Network) (vni uint32, ok bool, err error) {
 	for i, one := range strings.Split(text, ",") {
 		v, err := strconv.ParseUint(strings.TrimSpace(one), 10, 32)
 		if err != nil || v == 0 || v > lastVNI {
-			return 0, false, fmt.Errorf("%w: VXLAN ID %q is not a number from 1 to %d", errdefs.ErrInvalidArgument, one, lastVNI)
+			return 0, false, object.Errorf(errdefs.ErrInvalidArgument, "VXLAN ID %q is not a number from 1 to %d", one, lastVNI)
 		}
 		if i == 0 {
 			vni = uint32(v)
