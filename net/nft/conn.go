@@ -154,6 +154,12 @@ func (c *Conn) dropElements(d change, sets map[string]*nftables.Set) error {
 func (c *Conn) addRule(r Rule, kc *nftables.Chain, sets map[string]*nftables.Set, id uint32) error {
 	exprs := slices.Clone(r.exprs)
 	for i, e := range exprs {
+		if d, ok := e.(*expr.Dynset); ok && sets[d.SetName] != nil {
+			bound := *d
+			bound.SetID = sets[d.SetName].ID
+			exprs[i] = &bound
+			continue
+		}
 		l, ok := e.(*expr.Lookup)
 		if !ok {
 			continue
@@ -218,6 +224,9 @@ func (t Target) kind() nftables.SetDatatype {
 }
 
 func kernelMap(m Map, kt *nftables.Table, id uint32) *nftables.Set {
+	if m.Key != "" {
+		return kernelTyped(m, kt, id)
+	}
 	key := concat(nftables.TypeInetProto, nftables.TypeInetService)
 	switch m.Width {
 	case WidthIPv4:
@@ -252,9 +261,11 @@ func kernelChain(ch Chain, kt *nftables.Table) *nftables.Chain {
 func kernelElements(els []Element) []nftables.SetElement {
 	out := make([]nftables.SetElement, 0, len(els))
 	for _, e := range els {
-		out = append(out, nftables.SetElement{
-			Key: []byte(e.Key), VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: e.Chain},
-		})
+		ke := nftables.SetElement{Key: []byte(e.Key), Val: []byte(e.Value)}
+		if e.Chain != "" {
+			ke.VerdictData = &expr.Verdict{Kind: expr.VerdictGoto, Chain: e.Chain}
+		}
+		out = append(out, ke)
 	}
 	return out
 }

@@ -54,15 +54,16 @@ func diff(now, next Table) change {
 func (d *change) diffMaps(now, next Table) {
 	for _, m := range next.Maps {
 		i := slices.IndexFunc(now.Maps, func(o Map) bool { return o.Name == m.Name })
-		have := map[string]string{}
+		have := map[string]Element{}
 		if i >= 0 {
 			for _, e := range now.Maps[i].Elements {
-				have[e.Key] = e.Chain
+				have[e.Key] = e
 			}
 		}
-		added := Map{Name: m.Name, Width: m.Width}
+		added := m
+		added.Elements = nil
 		for _, e := range m.Elements {
-			if chain, ok := have[e.Key]; ok && chain == e.Chain {
+			if old, ok := have[e.Key]; ok && old == e {
 				delete(have, e.Key)
 				continue
 			}
@@ -70,7 +71,8 @@ func (d *change) diffMaps(now, next Table) {
 		}
 		// An element that leads elsewhere now is removed and added: the kernel
 		// does not change one.
-		gone := Map{Name: m.Name, Width: m.Width}
+		gone := m
+		gone.Elements = nil
 		for _, e := range now.mapNamed(m.Name).Elements {
 			if _, ok := have[e.Key]; ok {
 				gone.Elements = append(gone.Elements, e)

@@ -17,6 +17,10 @@ const (
 	DestIPv6
 	Protocol
 	DestPort
+	SourceIPv4
+	SourcePort
+	// BlamedPort is the destination port of the packet that an ICMP error is about.
+	BlamedPort
 	// NoIPv4, NoIPv6, NoProtocol and NoPort take the room of such a part.
 	NoIPv4
 	NoIPv6
@@ -36,6 +40,12 @@ func (p Part) load(first uint32) (e expr.Any, words uint32) {
 		return &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: first}, 1
 	case DestPort:
 		return &expr.Payload{DestRegister: first, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}, 1
+	case SourceIPv4:
+		return &expr.Payload{DestRegister: first, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4}, words4
+	case SourcePort:
+		return &expr.Payload{DestRegister: first, Base: expr.PayloadBaseTransportHeader, Offset: sourcePort, Len: 2}, 1
+	case BlamedPort:
+		return &expr.Payload{DestRegister: first, Base: expr.PayloadBaseTransportHeader, Offset: blamedPort, Len: 2}, 1
 	case NoIPv6:
 		return &expr.Immediate{Register: first, Data: make([]byte, words6*part)}, words6
 	default:

@@ -17,6 +17,8 @@ const (
 	sequenceOffset  = 4
 	tcpChecksum     = 16
 	udpChecksum     = 6
+	// ICMP's header, one of IPv4 without options, a source port.
+	blamedPort = 8 + 20 + 2
 )
 
 // flagRST is that of TCP's flags which ends a connection, or refuses one.

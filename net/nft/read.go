@@ -90,12 +90,21 @@ func (c *Conn) read(f Family, name string) (Table, bool, error) {
 		return Table{}, false, err
 	}
 	for _, s := range sets {
+		if s.Dynamic {
+			// What packets have put there is no part of the table.
+			out.Maps = append(out.Maps, readTyped(s, nil))
+			continue
+		}
 		var els []nftables.SetElement
 		if els, err = c.c.GetSetElements(s); err != nil {
 			return Table{}, false, err
 		}
 		if s.Anonymous {
 			targets[s.Name] = readTargets(els)
+			continue
+		}
+		if typed(s) {
+			out.Maps = append(out.Maps, readTyped(s, els))
 			continue
 		}
 		out.Maps = append(out.Maps, readMap(s.Name, els))

@@ -39,13 +39,19 @@ func (r Rule) device(key expr.MetaKey, op expr.CmpOp, name string) Rule {
 }
 
 // From limits a rule to packets from a subnet.
-func (r Rule) From(p netip.Prefix) Rule { return r.address(12, 8, p) }
+func (r Rule) From(p netip.Prefix) Rule { return r.address(12, 8, expr.CmpOpEq, p) }
+
+// NotFrom limits a rule to packets that are not.
+func (r Rule) NotFrom(p netip.Prefix) Rule { return r.address(12, 8, expr.CmpOpNeq, p) }
 
 // To limits a rule to packets to a subnet.
-func (r Rule) To(p netip.Prefix) Rule { return r.address(16, 24, p) }
+func (r Rule) To(p netip.Prefix) Rule { return r.address(16, 24, expr.CmpOpEq, p) }
+
+// NotTo limits a rule to packets that are not.
+func (r Rule) NotTo(p netip.Prefix) Rule { return r.address(16, 24, expr.CmpOpNeq, p) }
 
 // address compares what is in the header of IPv4 or IPv6 at an offset.
-func (r Rule) address(offset4, offset6 uint32, p netip.Prefix) Rule {
+func (r Rule) address(offset4, offset6 uint32, op expr.CmpOp, p netip.Prefix) Rule {
 	offset := offset4
 	if p.Addr().Is6() {
 		offset = offset6
@@ -55,7 +61,7 @@ func (r Rule) address(offset4, offset6 uint32, p netip.Prefix) Rule {
 	return r.with(
 		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size},
 		&expr.Bitwise{SourceRegister: reg, DestRegister: reg, Len: size, Mask: mask, Xor: make([]byte, size)},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: p.Masked().Addr().AsSlice()},
+		&expr.Cmp{Op: op, Register: reg, Data: p.Masked().Addr().AsSlice()},
 	)
 }
 
@@ -133,12 +139,7 @@ func (r Rule) ByAddressAndPort(m string) Rule {
 
 // ByKey does so with the parts given.
 func (r Rule) ByKey(m string, parts ...Part) Rule {
-	register := uint32(word0)
-	for _, p := range parts {
-		e, words := p.load(register)
-		r, register = r.with(e), register+words
-	}
-	return r.with(&expr.Lookup{SourceRegister: reg, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: m})
+	return r.load(parts).with(&expr.Lookup{SourceRegister: reg, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: m})
 }
 
 // Translate changes the destination of a connection to one of the targets, by

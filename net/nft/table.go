@@ -17,6 +17,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/google/nftables/expr"
 )
@@ -52,7 +53,7 @@ type Table struct {
 
 // Hook is where the kernel enters a chain.
 type Hook struct {
-	Type     string // nat or filter
+	Type     string // nat, filter or route
 	Point    Point
 	Priority int32
 }
@@ -83,18 +84,25 @@ type Rule struct {
 	targets []Target
 }
 
-// Map leads from a key, of packed parts, to a chain.
+// Map leads from a key, of packed parts, to a chain; or, if it has a Key, to a
+// value; or, if it has that but no Value, it is a set.
 type Map struct {
 	Name string
+	// Key and Value are nft's names of the types of the parts, joined by " . ".
+	Key, Value string
+	// Timeout is, for a set, how long what packets put there stays. It is 0 for
+	// those that only have the elements here.
+	Timeout time.Duration
 	// Width is the length of the keys in bytes.
 	Width    int
 	Elements []Element
 }
 
-// Element sends packets with a key to a chain.
+// Element sends packets with a key to a chain, or gives them a value.
 type Element struct {
 	Key   string // packed, see PortKey
 	Chain string
+	Value string // packed, see Pack
 }
 
 // Target is an address and port to translate to. Port 0 leaves the port as it is.

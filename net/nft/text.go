@@ -48,9 +48,10 @@ func byHookAndName(x, y Chain) int {
 
 func (m Map) text() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "\tmap %s {\n", m.Name)
+	fmt.Fprintf(&b, "\t%s %s {\n", m.kind(), m.Name)
+	b.WriteString(m.typedText())
 	for _, e := range slices.SortedFunc(slices.Values(m.Elements), func(x, y Element) int { return cmp.Compare(x.Key, y.Key) }) {
-		fmt.Fprintf(&b, "\t\t%s : goto %s\n", keyText(e.Key), e.Chain)
+		fmt.Fprintf(&b, "\t\t%s\n", m.elementText(e))
 	}
 	b.WriteString("\t}\n")
 	return b.String()
@@ -130,6 +131,10 @@ func (p *printer) say(format string, args ...any) {
 func (p *printer) step(e expr.Any) {
 	switch e := e.(type) {
 	case *expr.Meta:
+		if e.SourceRegister && e.Key == expr.MetaKeyPKTTYPE {
+			p.say("meta pkttype set %s", p.words[word(e.Register)])
+			return
+		}
 		if e.SourceRegister {
 			p.say("%s set 0x%08x", metaText(e.Key), p.number)
 			return
@@ -159,7 +164,9 @@ func (p *printer) step(e expr.Any) {
 	case *expr.Lookup:
 		p.lookup(e)
 	case *expr.NAT:
-		p.say("dnat to %s", p.words[word(e.RegAddrMin)])
+		p.say("%s to %s", natText(e.Type), p.words[word(e.RegAddrMin)])
+	case *expr.Dynset:
+		p.say("update @%s { %s }", e.SetName, p.take(e.SrcRegKey))
 	case *expr.Redir:
 		p.say("redirect")
 	case *expr.Masq:
@@ -175,6 +182,9 @@ func (p *printer) step(e expr.Any) {
 
 // immediateText is a target, a port, or the zero that stands for any value.
 func immediateText(data []byte) string {
+	if len(data) == 1 && data[0] == unix.PACKET_HOST {
+		return "host"
+	}
 	if len(data) == 2 {
 		return fmt.Sprint(binary.BigEndian.Uint16(data))
 	}
@@ -184,24 +194,36 @@ func immediateText(data []byte) string {
 	return unpackTarget(data).String()
 }
 
-func (p *printer) lookup(e *expr.Lookup) {
-	if e.IsDestRegSet && e.DestRegister == unix.NFT_REG_VERDICT {
-		var key []string
-		for w, step := word(e.SourceRegister), uint32(1); p.words[w] != ""; w += step {
-			step = 1
-			if p.words[w] == "ip6 daddr" || p.words[w] == netip.IPv6Unspecified().String() {
-				step = 4
-			}
-			key = append(key, p.words[w])
+// take is what the registers from one on hold. They hold nothing after.
+func (p *printer) take(register uint32) string {
+	var key []string
+	for w, step := word(register), uint32(1); p.words[w] != ""; w += step {
+		step = 1
+		if p.words[w] == "ip6 daddr" || p.words[w] == netip.IPv6Unspecified().String() {
+			step = 4
 		}
-		p.say("%s vmap @%s", strings.Join(key, " . "), e.SetName)
-		return
+		key = append(key, p.words[w])
+		delete(p.words, w)
 	}
-	var targets []string
-	for i, t := range p.targets {
-		targets = append(targets, fmt.Sprintf("%d : %s", i, t))
+	return strings.Join(key, " . ")
+}
+
+func (p *printer) lookup(e *expr.Lookup) {
+	key := p.take(e.SourceRegister)
+	switch {
+	case !e.IsDestRegSet:
+		p.say("%s @%s", key, e.SetName)
+	case e.DestRegister == unix.NFT_REG_VERDICT:
+		p.say("%s vmap @%s", key, e.SetName)
+	case p.targets == nil:
+		p.load(e.DestRegister, fmt.Sprintf("%s map @%s", key, e.SetName))
+	default:
+		var targets []string
+		for i, t := range p.targets {
+			targets = append(targets, fmt.Sprintf("%d : %s", i, t))
+		}
+		p.load(e.DestRegister, fmt.Sprintf("%s map { %s }", key, strings.Join(targets, ", ")))
 	}
-	p.load(e.DestRegister, fmt.Sprintf("%s map { %s }", p.words[word(e.SourceRegister)], strings.Join(targets, ", ")))
 }
 
 func (p *printer) compare(e *expr.Cmp) {
@@ -225,6 +247,10 @@ func (p *printer) compare(e *expr.Cmp) {
 		p.say("%s %s%s", name, notText(e.Op), protoText(e.Data[0]))
 	case name == "tcp flags":
 		p.say("%s & %s %s%d", name, mask, equalText(e.Op), e.Data)
+	case name == "ether daddr":
+		p.say("%s %s%s", name, notText(e.Op), net.HardwareAddr(e.Data))
+	case masked && strings.HasPrefix(name, "th "):
+		p.say("%s %s 0x%x", left, equalText(e.Op), e.Data)
 	case name == "fib daddr type":
 		if bytes.Equal(e.Data, binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)) {
 			p.say("%s %slocal", name, notText(e.Op))
@@ -236,6 +262,13 @@ func (p *printer) compare(e *expr.Cmp) {
 	default:
 		p.say("%s %s%q", name, notText(e.Op), bytes.TrimRight(e.Data, "\x00"))
 	}
+}
+
+func natText(t expr.NATType) string {
+	if t == expr.NATTypeSourceNAT {
+		return "snat"
+	}
+	return "dnat"
 }
 
 func notText(op expr.CmpOp) string {
@@ -291,6 +324,8 @@ func payloadText(e *expr.Payload) string {
 		return "ip6 daddr"
 	case e.Base == expr.PayloadBaseTransportHeader:
 		return transportText(e)
+	case e.Base == expr.PayloadBaseLLHeader && e.Offset == 0 && e.Len == 6:
+		return "ether daddr"
 	}
 	return fmt.Sprintf("@%d,%d,%d", e.Base, e.Offset, e.Len)
 }
@@ -301,6 +336,8 @@ func transportText(e *expr.Payload) string {
 		return "th sport"
 	case e.Offset == destinationPort && e.Len == 2:
 		return "th dport"
+	case e.Offset == blamedPort && e.Len == 2:
+		return "icmp th dport"
 	case e.Offset == icmpType && e.Len == 1:
 		return "icmp type"
 	case e.Offset == icmpCode && e.Len == 1:
@@ -348,7 +385,7 @@ func maskText(name string, mask []byte) string {
 			return " & new"
 		}
 	}
-	return fmt.Sprintf(" & %x", mask)
+	return fmt.Sprintf(" & 0x%x", mask)
 }
 
 func numgenText(kind uint32) string {
