@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -20,6 +20,7 @@ import (
 func inside(m *testing.M) {
 	code := 1
 	if err := prepare(); err != nil {
+		fmt.Println("prepare user-mode Linux:", err) //nolint:forbidigo // for who started the machine
 	} else {
 		code = m.Run()
 	}
@@ -28,6 +29,9 @@ func inside(m *testing.M) {
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 	select {} // an init process that ends is a panic
 }
+
+// tunables make programs do without AVX: see filter.
+const tunables = "glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX512BW,-XSAVE,-XSAVEC"
 
 func prepare() error {
 	for _, m := range []struct{ kind, at string }{
@@ -39,8 +43,9 @@ func prepare() error {
 	}
 	err := errors.Join(
 		os.Setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
-		os.Setenv("GLIBC_TUNABLES", "glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX512BW,-XSAVE,-XSAVEC"), // see filter
+		os.Setenv("GLIBC_TUNABLES", tunables),
 		link.Loopback(),
+		loader(),
 	)
 	if err != nil {
 		return err
@@ -53,49 +58,29 @@ func prepare() error {
 	return os.Chdir(os.Getenv(envDir))
 }
 
-// load loads modules after those that they need, as modules.dep says.
+// modprobe is a program for the kernel, and for us, that loads Debian's modules
+// of linux.uml.
+const modprobe = "/tmp/modprobe"
+
+// loader makes modprobe.
+func loader() error {
+	const script = `#!/bin/sh
+GLIBC_TUNABLES=` + tunables + `
+export GLIBC_TUNABLES
+exec /sbin/modprobe -d /tmp/root "$@"
+`
+	return errors.Join(
+		os.MkdirAll("/tmp/root/lib", 0o700),
+		os.Symlink("/usr/lib/uml/modules", "/tmp/root/lib/modules"),
+		os.WriteFile(modprobe, []byte(script), 0o700), //nolint:gosec // it is to be run
+		os.WriteFile("/proc/sys/kernel/modprobe", []byte(modprobe), 0),
+	)
+}
+
 func load(names []string) error {
-	dir, err := modulesDir()
+	out, err := exec.Command(modprobe, append([]string{"-a"}, names...)...).CombinedOutput()
 	if err != nil {
-		return err
-	}
-	b, err := os.ReadFile(filepath.Join(dir, "modules.dep"))
-	if err != nil {
-		return fmt.Errorf("read modules: %w", err)
-	}
-	needs := map[string][]string{} // by name: its file, and those that it needs
-	for line := range strings.Lines(string(b)) {
-		file, others, _ := strings.Cut(strings.TrimSpace(line), ":")
-		needs[moduleName(file)] = append([]string{file}, strings.Fields(others)...)
-	}
-	for _, name := range names {
-		files, ok := needs[strings.ReplaceAll(name, "-", "_")]
-		if !ok {
-			return fmt.Errorf("load module %s: there is none", name)
-		}
-		for i := len(files) - 1; i >= 0; i-- { // what is needed by others is last
-			if err := insert(filepath.Join(dir, files[i])); err != nil {
-				return fmt.Errorf("load module %s: %w", name, err)
-			}
-		}
-	}
-	return nil
-}
-
-func moduleName(file string) string {
-	name, _, _ := strings.Cut(filepath.Base(file), ".")
-	return strings.ReplaceAll(name, "-", "_")
-}
-
-func insert(file string) error {
-	f, err := os.Open(file)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = f.Close() }()
-	err = unix.FinitModule(int(f.Fd()), "", 0)
-	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("%s: %w", filepath.Base(file), err)
+		return fmt.Errorf("load modules: %w: %s", err, out)
 	}
 	return nil
 }

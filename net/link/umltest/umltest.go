@@ -22,10 +22,8 @@ package umltest
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -63,7 +61,7 @@ func Main(m *testing.M, run func(*testing.M)) {
 }
 
 // Run runs the tests whose names match the pattern (of go test -run) inside,
-// with these kernel modules and those that they need, and fails if one does.
+// with these kernel modules loaded, and fails if one does.
 func Run(t *testing.T, pattern string, modules ...string) {
 	t.Helper()
 	if _, err := exec.LookPath(program); err != nil {
@@ -107,24 +105,4 @@ func report(text string) string {
 		}
 	}
 	return b.String()
-}
-
-// modules is where Debian keeps those of linux.uml.
-func modulesDir() (string, error) {
-	var u syscall.Utsname
-	if err := syscall.Uname(&u); err != nil {
-		return "", err
-	}
-	var release []byte
-	for _, c := range u.Release {
-		if c == 0 {
-			break
-		}
-		release = append(release, byte(c))
-	}
-	dir := filepath.Join("/usr/lib/uml/modules", string(release))
-	if _, err := os.Stat(dir); err != nil {
-		return "", fmt.Errorf("find kernel modules: %w", err)
-	}
-	return dir, nil
 }
