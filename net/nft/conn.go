@@ -233,6 +233,8 @@ func kernelMap(m Map, kt *nftables.Table, id uint32) *nftables.Set {
 		key = concat(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService)
 	case WidthIPv6:
 		key = concat(nftables.TypeIP6Addr, nftables.TypeInetProto, nftables.TypeInetService)
+	case WidthDevice:
+		key = nftables.TypeIFName
 	}
 	return &nftables.Set{Table: kt, ID: id, Name: m.Name, IsMap: true, KeyType: key, DataType: nftables.TypeVerdict}
 }

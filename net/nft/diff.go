@@ -95,5 +95,8 @@ func (t Table) mapNamed(name string) Map {
 }
 
 func (r Rule) equal(o Rule) bool {
+	if len(r.exprs) == len(o.exprs) && len(r.exprs) > 0 && &r.exprs[0] == &o.exprs[0] {
+		return slices.Equal(r.targets, o.targets) // the same rule, not another alike
+	}
 	return slices.Equal(r.targets, o.targets) && reflect.DeepEqual(r.exprs, o.exprs)
 }

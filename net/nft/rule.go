@@ -139,7 +139,12 @@ func (r Rule) ByAddressAndPort(m string) Rule {
 
 // ByKey does so with the parts given.
 func (r Rule) ByKey(m string, parts ...Part) Rule {
-	return r.load(parts).with(&expr.Lookup{SourceRegister: reg, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: m})
+	return r.load(parts).vmap(m)
+}
+
+// vmap looks up the key that is in the registers.
+func (r Rule) vmap(m string) Rule {
+	return r.with(&expr.Lookup{SourceRegister: reg, DestRegister: unix.NFT_REG_VERDICT, IsDestRegSet: true, SetName: m})
 }
 
 // Translate changes the destination of a connection to one of the targets, by

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 )
 
 // Family is the kind of packets that a table sees.
@@ -93,14 +94,15 @@ type Map struct {
 	// Timeout is, for a set, how long what packets put there stays. It is 0 for
 	// those that only have the elements here.
 	Timeout time.Duration
-	// Width is the length of the keys in bytes.
+	// Width is the length of the keys in bytes; for maps to chains it tells what
+	// they are of.
 	Width    int
 	Elements []Element
 }
 
 // Element sends packets with a key to a chain, or gives them a value.
 type Element struct {
-	Key   string // packed, see PortKey
+	Key   string // packed, see PortKey and DeviceKey
 	Chain string
 	Value string // packed, see Pack
 }
@@ -119,6 +121,8 @@ const (
 	WidthPort = 2 * part
 	WidthIPv4 = 3 * part
 	WidthIPv6 = 6 * part
+	// WidthDevice is that of a device's name.
+	WidthDevice = unix.IFNAMSIZ
 )
 
 // PortKey packs a key of protocol and port; if the address is valid it comes

@@ -57,9 +57,13 @@ func (m Map) text() string {
 	return b.String()
 }
 
-// keyText reads a packed key: an address if there is room for one, a protocol, a port.
+// keyText reads a packed key: a device; or an address if there is room for one,
+// a protocol, a port.
 func keyText(key string) string {
 	b := []byte(key)
+	if len(b) == WidthDevice {
+		return fmt.Sprintf("%q", bytes.TrimRight(b, "\x00"))
+	}
 	var parts []string
 	if len(b) == WidthIPv4 || len(b) == WidthIPv6 {
 		end := len(b) - WidthPort
@@ -79,6 +83,8 @@ func protoText(p byte) string {
 		return "udp"
 	case unix.IPPROTO_ICMP:
 		return "icmp"
+	case unix.IPPROTO_ICMPV6:
+		return "ipv6-icmp"
 	}
 	return fmt.Sprint(p)
 }
@@ -260,6 +266,10 @@ func (p *printer) compare(e *expr.Cmp) {
 	case strings.HasPrefix(name, "th "), strings.HasPrefix(name, "icmp "), name == "tcp sequence":
 		p.say("%s %s%d", name, notText(e.Op), new(big.Int).SetBytes(e.Data))
 	default:
+		if value, ok := frameValue(name, e.Data); ok {
+			p.say("%s %s%s", name, notText(e.Op), value)
+			return
+		}
 		p.say("%s %s%q", name, notText(e.Op), bytes.TrimRight(e.Data, "\x00"))
 	}
 }
@@ -313,6 +323,9 @@ func metaText(k expr.MetaKey) string {
 }
 
 func payloadText(e *expr.Payload) string {
+	if name, ok := frameFields()[[3]uint32{uint32(e.Base), e.Offset, e.Len}]; ok {
+		return name
+	}
 	switch {
 	case e.Base == expr.PayloadBaseNetworkHeader && e.Offset == 12 && e.Len == 4:
 		return "ip saddr"
