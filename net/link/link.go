@@ -35,8 +35,17 @@ func Open() (*Conn, error) {
 		h.Close()
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
+	if err = s.SetReceiveBufferSize(answersRoom, false); err != nil {
+		h.Close()
+		s.Close()
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
 	return &Conn{h, map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}}, nil
 }
+
+// answersRoom holds the kernel's answers if it refuses each of batchSize
+// entries, also where the kernel gives an unprivileged process less.
+const answersRoom = 1 << 20
 
 // Close closes the connection.
 func (c *Conn) Close() {

@@ -1,0 +1,340 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package overlay
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"golang.org/x/sys/unix"
+
+	"skep/net/link"
+	"skep/net/nft"
+	"skep/store/object"
+)
+
+// Attachment is a container's place on a network.
+type Attachment struct {
+	ID        string // of the container
+	Network   string
+	Namespace string // where the container's namespace is pinned
+	Interface string // the device's name there
+	Addresses []netip.Prefix
+	MAC       net.HardwareAddr
+}
+
+// end is an attachment as it was made.
+type end struct {
+	Attachment
+	// Port is the device's name in the network's namespace.
+	Port string
+	// Inode tells the container's namespace from one that has its path later.
+	Inode uint64
+
+	chain nft.Chain // what the port may send
+}
+
+func newEnd(a Attachment) end {
+	e := end{Attachment: a, Port: portName(a.ID, a.Network)}
+	e.Addresses = slices.Clone(a.Addresses)
+	e.Inode = inode(a.Namespace)
+	e.chain = planChain(e.Port, e.MAC, e.Addresses)
+	return e
+}
+
+func inode(path string) uint64 {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return 0
+	}
+	return st.Ino
+}
+
+func (a Attachment) equal(b Attachment) bool {
+	return a.ID == b.ID && a.Network == b.Network && a.Namespace == b.Namespace && a.Interface == b.Interface &&
+		slices.Equal(a.Addresses, b.Addresses) && bytes.Equal(a.MAC, b.MAC)
+}
+
+func (a Attachment) check() error {
+	switch {
+	case a.ID == "":
+		return errors.New("the container's ID is missing")
+	case len(a.MAC) != len(link.MAC{}):
+		return fmt.Errorf("MAC %q: not six bytes", a.MAC)
+	case a.Interface == "" || len(a.Interface) >= unix.IFNAMSIZ:
+		return fmt.Errorf("device name %q: not from 1 to %d bytes", a.Interface, unix.IFNAMSIZ-1)
+	case len(a.Addresses) == 0:
+		return errors.New("there is no address")
+	}
+	return nil
+}
+
+// Attach connects a container to a network that has been set. When it returns
+// packets pass. For one that is connected in the same way it is a question; one
+// that is connected differently is connected anew.
+func (o *Overlay) Attach(ctx context.Context, a Attachment) error {
+	if err := a.check(); err != nil {
+		return fmt.Errorf("attach to network %s: %w", a.Network, err)
+	}
+	s, err := o.begin(ctx, a.Network)
+	if err != nil {
+		return err
+	}
+	if s == nil {
+		return object.Errorf(errdefs.ErrNotFound, "network %s is not on this node", a.Network)
+	}
+	defer s.end()
+	if err := o.attach(ctx, s, newEnd(a)); err != nil {
+		return fmt.Errorf("attach to network %s: %w", a.Network, err)
+	}
+	return nil
+}
+
+func (o *Overlay) attach(ctx context.Context, s *segment, e end) error {
+	if s.dirty {
+		if _, _, err := o.converge(ctx, s); s.dirty {
+			return err
+		}
+	}
+	if old, ok := o.find(e.ID, e.Network); ok {
+		if old.equal(e.Attachment) && old.Inode == e.Inode {
+			if _, there, err := s.link.Device(old.Port); there || err != nil {
+				return err
+			}
+		}
+		if err := o.detach(s, old); err != nil {
+			return err
+		}
+	}
+	if !link.Pinned(e.Namespace) {
+		return fmt.Errorf("there is no network namespace at %s", e.Namespace)
+	}
+	ends := o.endsOf(s.id)
+	if slices.ContainsFunc(ends, func(other end) bool { return other.Port == e.Port }) {
+		return fmt.Errorf("port %s is another container's", e.Port)
+	}
+	if err := o.plug(s, ends, e); err != nil {
+		s.dirty = true
+		return err
+	}
+	return nil
+}
+
+// plug makes the table ready, then the pair of devices, then lets others find
+// it, then keeps the record: what has none is swept away by the next process.
+func (o *Overlay) plug(s *segment, ends []end, e end) error {
+	all := append(slices.Clone(ends), e)
+	if err := s.filter(planTable(sorted(all), o.table)); err != nil {
+		return err
+	}
+	err := o.join(s, e)
+	if err == nil {
+		err = s.tell(ends, all, e)
+	}
+	if err == nil {
+		err = o.disk.saveEnd(e)
+	}
+	if err != nil {
+		return errors.Join(err, s.link.Remove(e.Port))
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.ends[e.ID] == nil {
+		o.ends[e.ID] = map[string]end{}
+	}
+	o.ends[e.ID][e.Network] = e
+	return nil
+}
+
+// filter makes the table of who may send what the one planned.
+func (s *segment) filter(next nft.Table) error {
+	if err := s.nft.Apply(s.table, next); err != nil {
+		// Somebody may have changed it: then it is made anew.
+		if again := s.nft.Replace(next); again != nil {
+			return errors.Join(err, again)
+		}
+	}
+	s.table = next
+	return nil
+}
+
+// tell changes the tables of who is where after some came or went, without
+// looking at those whom it does not concern.
+func (s *segment) tell(before, after []end, moved ...end) error {
+	now, next := s.concerned(before, moved), s.concerned(after, moved)
+	set, drop := now.change(next)
+	if err := s.program(set, drop, s.onHost(set), s.onHost(drop)); err != nil {
+		return err
+	}
+	if !s.whole {
+		return nil
+	}
+	for _, e := range drop {
+		if e.Table == link.Neighbours {
+			delete(s.who.at, e.Address)
+		} else {
+			delete(s.who.via, e.MAC)
+		}
+	}
+	maps.Copy(s.who.at, next.at)
+	maps.Copy(s.who.via, next.via)
+	return nil
+}
+
+// concerned is who is where, of those who have the address or the MAC of some.
+func (s *segment) concerned(ends, some []end) who {
+	addrs, macs := map[netip.Addr]bool{}, map[link.MAC]bool{}
+	for _, e := range some {
+		macs[link.MAC(e.MAC)] = true
+		for _, a := range e.Addresses {
+			addrs[a.Addr()] = true
+		}
+	}
+	n := s.net.without()
+	for _, p := range s.net.Peers {
+		if p.check(n.Local) == nil && (macs[link.MAC(p.MAC)] || slices.ContainsFunc(p.Addresses, func(a netip.Addr) bool { return addrs[a] })) {
+			n.Peers = append(n.Peers, p)
+		}
+	}
+	w, _ := planWho(n, slices.DeleteFunc(slices.Clone(ends), func(e end) bool {
+		return !macs[link.MAC(e.MAC)] && !slices.ContainsFunc(e.Addresses, func(a netip.Prefix) bool { return addrs[a.Addr()] })
+	}))
+	return w
+}
+
+// Detach takes a container off all its networks. One that is on none is no error.
+func (o *Overlay) Detach(ctx context.Context, id string) error {
+	return o.detachAll(ctx, func(e end) bool { return e.ID == id })
+}
+
+// Retain takes all containers off that are not among those.
+func (o *Overlay) Retain(ctx context.Context, ids []string) error {
+	kept := map[string]bool{}
+	for _, id := range ids {
+		kept[id] = true
+	}
+	return o.detachAll(ctx, func(e end) bool { return !kept[e.ID] })
+}
+
+func (o *Overlay) detachAll(ctx context.Context, which func(end) bool) error {
+	var errs []error
+	for _, id := range o.networks() {
+		errs = append(errs, o.detachFrom(ctx, id, which))
+	}
+	return errors.Join(errs...)
+}
+
+func (o *Overlay) detachFrom(ctx context.Context, network string, which func(end) bool) error {
+	if !slices.ContainsFunc(o.endsOf(network), which) {
+		return nil
+	}
+	s, err := o.begin(ctx, network)
+	if err != nil || s == nil {
+		return err
+	}
+	defer s.end()
+	gone := slices.DeleteFunc(o.endsOf(network), func(e end) bool { return !which(e) })
+	if err := o.detach(s, gone...); err != nil {
+		return fmt.Errorf("detach from network %s: %w", network, err)
+	}
+	return nil
+}
+
+// detach takes containers off a network. The records go first: from then on the
+// next process would sweep away what is left, and so does Check.
+func (o *Overlay) detach(s *segment, gone ...end) error {
+	before := o.endsOf(s.id)
+	var ports []string
+	for _, e := range gone {
+		if err := o.disk.removeEnd(e); err != nil {
+			return err
+		}
+		ports = append(ports, e.Port)
+	}
+	o.mu.Lock()
+	for _, e := range gone {
+		delete(o.ends[e.ID], e.Network)
+		if len(o.ends[e.ID]) == 0 {
+			delete(o.ends, e.ID)
+		}
+	}
+	o.mu.Unlock()
+	if s.link == nil {
+		return nil
+	}
+	after := o.endsOf(s.id)
+	err := s.link.Remove(ports...)
+	if err == nil {
+		err = s.tell(before, after, gone...)
+	}
+	if err == nil {
+		err = s.filter(planTable(after, o.table))
+	}
+	if err != nil {
+		s.dirty = true
+	}
+	return err
+}
+
+// Attached are the places of a container on networks, in order of these.
+func (o *Overlay) Attached(id string) []Attachment {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var out []Attachment
+	for _, network := range slices.Sorted(maps.Keys(o.ends[id])) {
+		out = append(out, o.ends[id][network].Attachment)
+	}
+	return out
+}
+
+func (o *Overlay) find(id, network string) (end, bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	e, ok := o.ends[id][network]
+	return e, ok
+}
+
+// endsOf lists those on a network, in order of their ports.
+func (o *Overlay) endsOf(network string) []end {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var out []end
+	for _, places := range o.ends {
+		if e, ok := places[network]; ok {
+			out = append(out, e)
+		}
+	}
+	return sorted(out)
+}
+
+// Stats are the counters of a container's devices by their names inside.
+func (o *Overlay) Stats(id string) (map[string]container.NetworkStats, error) {
+	out := map[string]container.NetworkStats{}
+	for _, a := range o.Attached(id) {
+		o.mu.Lock()
+		s := o.segments[a.Network]
+		o.mu.Unlock()
+		if s == nil {
+			continue
+		}
+		<-s.turn
+		if s.link != nil {
+			st, err := s.link.PeerStats(portName(id, a.Network))
+			if err != nil {
+				s.end()
+				return nil, fmt.Errorf("read counters: %w", err)
+			}
+			out[a.Interface] = st
+		}
+		s.end()
+	}
+	return out, nil
+}
