@@ -31,18 +31,84 @@ func (c *Conn) ForgetPort(port uint16) error {
 	return c.forget(flow{port: port})
 }
 
-func (c *Conn) forget(f flow) error {
-	// What the kernel lists while it changes may be incomplete: then again.
-	var err error
-	for range 3 {
-		if _, err = c.h.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, f); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
+func (c *Conn) forget(f netlink.CustomConntrackFilter) error {
+	err := complete(func() error {
+		_, err := c.h.ConntrackDeleteFilters(netlink.ConntrackTable, unix.AF_INET, f)
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("forget connections: %w", err)
 	}
 	return nil
+}
+
+// complete lists again when the list may be incomplete, because what the kernel
+// lists was changing.
+func complete(list func() error) (err error) {
+	for range 3 {
+		if err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return err
+}
+
+// Flow is a connection that the kernel keeps track of.
+type Flow struct {
+	Protocol uint8
+	// Destination is what was asked for, Answers who answers: the same, if the
+	// connection was not translated.
+	Destination, Answers netip.AddrPort
+}
+
+// ForgetFlows does as Forget for the connections, of IPv4 and IPv6, that match.
+func (c *Conn) ForgetFlows(match func(Flow) bool) error {
+	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+		err := complete(func() error {
+			_, err := c.h.ConntrackDeleteFilters(netlink.ConntrackTable, family, matching(match))
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("forget connections: %w", err)
+		}
+	}
+	return nil
+}
+
+// Flows visits the connections, of IPv4 and IPv6.
+func (c *Conn) Flows(visit func(Flow)) error {
+	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+		var flows []*netlink.ConntrackFlow
+		err := complete(func() (err error) {
+			flows, err = c.h.ConntrackTableList(netlink.ConntrackTable, family)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("list connections: %w", err)
+		}
+		for _, f := range flows {
+			visit(flowOf(f))
+		}
+	}
+	return nil
+}
+
+type matching func(Flow) bool
+
+// MatchConntrackFlow implements netlink.CustomConntrackFilter.
+func (m matching) MatchConntrackFlow(c *netlink.ConntrackFlow) bool { return m(flowOf(c)) }
+
+func flowOf(c *netlink.ConntrackFlow) Flow {
+	return Flow{
+		Protocol:    c.Forward.Protocol,
+		Destination: addrPort(c.Forward.DstIP, c.Forward.DstPort),
+		Answers:     addrPort(c.Reverse.SrcIP, c.Reverse.SrcPort),
+	}
+}
+
+func addrPort(ip net.IP, port uint16) netip.AddrPort {
+	a, _ := netip.AddrFromSlice(ip)
+	return netip.AddrPortFrom(a.Unmap(), port)
 }
 
 // flow matches connections of addresses, or to a UDP port.

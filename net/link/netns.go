@@ -88,6 +88,16 @@ func Within(path string, f func() error) error {
 	})
 }
 
+// Apart runs f on a thread that is in a namespace of its own, which ends with it.
+func Apart(f func() error) error {
+	return onThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("make network namespace: %w", err)
+		}
+		return f()
+	})
+}
+
 // onThread runs f on a thread of its own, which ends with it, so that nothing
 // f does to its thread outlives it.
 func onThread(f func() error) error {

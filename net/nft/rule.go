@@ -12,6 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// valueMax is the length of the longest value that a rule can hold.
+const valueMax = 16
+
 // The registers used: the first of four words, and its words.
 const (
 	reg   = unix.NFT_REG_1
@@ -152,8 +155,13 @@ func (r Rule) vmap(m string) Rule {
 // family, and either all with a port or none.
 func (r Rule) Translate(targets []Target) Rule {
 	if len(targets) == 1 {
-		// One value holds both parts, as an entry of the map would.
-		r = r.with(&expr.Immediate{Register: reg, Data: targets[0].pack()})
+		// The parts lie as in an entry of the map. Values are of 16 bytes at most.
+		data := targets[0].pack()
+		if len(data) > valueMax {
+			r = r.with(&expr.Immediate{Register: word0 + valueMax/part, Data: data[valueMax:]})
+			data = data[:valueMax]
+		}
+		r = r.with(&expr.Immediate{Register: reg, Data: data})
 	} else {
 		r = r.with(
 			&expr.Numgen{Register: reg, Modulus: uint32(len(targets)), Type: unix.NFT_NG_RANDOM},

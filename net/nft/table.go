@@ -126,8 +126,8 @@ const (
 )
 
 // PortKey packs a key of protocol and port; if the address is valid it comes
-// first. An address, protocol or port of zero stands
-// for any, where a rule looks for that (see [Part]).
+// first. An address, protocol or port of zero stands for any, where a rule looks
+// for that (see [Part]).
 func PortKey(a netip.Addr, proto uint8, port uint16) string {
 	var b []byte
 	if a.IsValid() {

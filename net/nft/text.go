@@ -85,6 +85,8 @@ func protoText(p byte) string {
 		return "icmp"
 	case unix.IPPROTO_ICMPV6:
 		return "ipv6-icmp"
+	case unix.IPPROTO_SCTP:
+		return "sctp"
 	}
 	return fmt.Sprint(p)
 }
@@ -114,7 +116,7 @@ func (p Point) String() string {
 // String prints the rule. The statements are for a machine of registers; this
 // runs them with texts for values.
 func (r Rule) String() string {
-	p := printer{words: map[uint32]string{}, targets: r.targets}
+	p := printer{words: map[uint32]string{}, values: map[uint32][]byte{}, targets: r.targets}
 	for _, e := range r.exprs {
 		p.step(e)
 	}
@@ -123,7 +125,7 @@ func (r Rule) String() string {
 
 type printer struct {
 	words   map[uint32]string // what each register word holds
-	number  uint32            // the last immediate one
+	values  map[uint32][]byte // those of them that are immediate
 	targets []Target
 	out     []string
 }
@@ -142,7 +144,7 @@ func (p *printer) step(e expr.Any) {
 			return
 		}
 		if e.SourceRegister {
-			p.say("%s set 0x%08x", metaText(e.Key), p.number)
+			p.say("%s set 0x%08x", metaText(e.Key), binaryutil.NativeEndian.Uint32(p.values[word(e.Register)]))
 			return
 		}
 		p.load(e.Register, metaText(e.Key))
@@ -164,13 +166,15 @@ func (p *printer) step(e expr.Any) {
 		p.load(e.Register, fmt.Sprintf("numgen %s mod %d", numgenText(e.Type), e.Modulus))
 	case *expr.Immediate:
 		p.load(e.Register, immediateText(e.Data))
-		if len(e.Data) == part {
-			p.number = binaryutil.NativeEndian.Uint32(e.Data)
-		}
+		p.values[word(e.Register)] = e.Data
 	case *expr.Lookup:
 		p.lookup(e)
 	case *expr.NAT:
-		p.say("%s to %s", natText(e.Type), p.words[word(e.RegAddrMin)])
+		to := p.words[word(e.RegAddrMin)]
+		if port := p.values[word(e.RegProtoMin)]; e.RegProtoMin != 0 && port != nil {
+			to += fmt.Sprintf(" . %d", binary.BigEndian.Uint16(port))
+		}
+		p.say("%s to %s", natText(e.Type), to)
 	case *expr.Dynset:
 		p.say("update @%s { %s }", e.SetName, p.take(e.SrcRegKey))
 	case *expr.Redir:
@@ -252,7 +256,7 @@ func (p *printer) compare(e *expr.Cmp) {
 	case name == "meta l4proto" && len(e.Data) == 1:
 		p.say("%s %s%s", name, notText(e.Op), protoText(e.Data[0]))
 	case name == "tcp flags":
-		p.say("%s & %s %s%d", name, mask, equalText(e.Op), e.Data)
+		p.say("%s & %s %s %d", name, mask, equalText(e.Op), e.Data[0])
 	case name == "ether daddr":
 		p.say("%s %s%s", name, notText(e.Op), net.HardwareAddr(e.Data))
 	case masked && strings.HasPrefix(name, "th "):

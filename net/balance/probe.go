@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package balance
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync"
+
+	"skep/net/link"
+	"skep/net/nft"
+)
+
+// Probe is what [Auto] chooses on this kernel. The first call finds out, in a
+// network namespace that ends with it.
+func Probe(ctx context.Context) (Mode, error) {
+	if err := ctx.Err(); err != nil {
+		return "", fmt.Errorf("probe the kernel: %w", context.Cause(ctx))
+	}
+	return probed()
+}
+
+// probed keeps what was found: a kernel does not change.
+var probed = sync.OnceValues(func() (Mode, error) { //nolint:gochecknoglobals // a property of the kernel
+	if err := link.Apart(tryFilter); err != nil {
+		return "", fmt.Errorf("this kernel cannot balance: %w", err)
+	}
+	return NFT, nil
+})
+
+// tryFilter makes a table with every statement that a plan has.
+func tryFilter() error {
+	a := netip.IPv4Unspecified()
+	services := []service{
+		{key: key{a, 6, 1}, live: []nft.Target{{Address: a, Port: 1}, {Address: a, Port: 2}}},
+		{key: key{a, 6, 2}},
+	}
+	conn, err := nft.Open()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	return conn.Replace(plan(Config{Table: "probe", Where: Forwarded, Device: "lo"}, services))
+}

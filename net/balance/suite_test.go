@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package balance_test
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"skep/net/balance"
+)
+
+// The suite is what every mode promises. It is run for each that the kernel has.
+func TestSuite(t *testing.T) {
+	for _, mode := range modes(t) {
+		t.Run(string(mode), func(t *testing.T) { suite(t, mode) })
+	}
+}
+
+func modes(tb testing.TB) []balance.Mode {
+	tb.Helper()
+	return []balance.Mode{balance.NFT}
+}
+
+// place is a way to a service.
+type place struct {
+	name  string
+	where balance.Where
+	v4    string
+	v6    string
+}
+
+func places() []place {
+	return []place{
+		{"output", balance.Output, vip4, vip6},
+		{"forwarded", balance.Forwarded, node4, node6},
+	}
+}
+
+func suite(t *testing.T, mode balance.Mode) {
+	for _, p := range places() {
+		run := func(name string, f func(*testing.T, *world, place)) {
+			t.Run(p.name+" "+name, func(t *testing.T) {
+				w := newWorld(t, mode, p.where, 5)
+				for _, h := range w.backends {
+					h.serve(t, 80, 8080)
+				}
+				f(t, w, p)
+			})
+		}
+		run("spreads evenly", spreads)
+		run("keeps sources and translates ports", translates)
+		run("drains", drains)
+		run("cuts what is removed", cuts)
+		run("leads UDP on", leadsUDP)
+		run("is silent without backends", silent)
+		run("changes at once", changesAtOnce)
+		run("goes on without its process", restarts)
+		run("repairs", repairs)
+		run("leaves nothing", leavesNothing)
+	}
+}
+
+// to is a service at an address with backends by number; a negative one, less
+// one, is draining.
+func (w *world) to(at, proto string, port uint16, backends ...int) balance.Service {
+	s := service(at + "/" + proto)
+	for _, i := range backends {
+		h := w.backends[max(i, -i-1)]
+		b := balance.Backend{Address: h.v4, Port: port, Draining: i < 0}
+		if s.Address.Is6() {
+			b.Address = h.v6
+		}
+		s.Backends = append(s.Backends, b)
+	}
+	return s
+}
+
+func at(addr string, port uint16) string {
+	return netip.AddrPortFrom(netip.MustParseAddr(addr), port).String()
+}
+
+func spreads(t *testing.T, w *world, p place) {
+	const each = 60
+	for _, addr := range []string{p.v4, p.v6} {
+		w.set(t, w.to(at(addr, 80), "tcp", 0, 0, 1, 2, 3, 4))
+		n := map[string]int{}
+		for range each * len(w.backends) {
+			n[w.who(t, "tcp", at(addr, 80))[0]]++
+		}
+		chi := 0.0
+		for _, h := range w.backends {
+			d := float64(n[h.name] - each)
+			chi += d * d / each
+		}
+		t.Logf("%v: χ² %.1f", n, chi)
+		// Four degrees of freedom: more happens once in a million.
+		if chi > 33.4 {
+			t.Errorf("not even: %v, χ² %.1f", n, chi)
+		}
+	}
+}
+
+func translates(t *testing.T, w *world, p place) {
+	w.set(t,
+		w.to(at(p.v4, 8000), "tcp", 80, 0), w.to(at(p.v4, 8000), "udp", 8080, 1), w.to(at(p.v4, 8080), "tcp", 0, 2),
+		w.to(at(p.v6, 8000), "tcp", 80, 3), w.to(at(p.v6, 8000), "udp", 8080, 4))
+	for _, c := range []struct {
+		network, addr string
+		port          uint16
+		want          string
+	}{
+		{"tcp", p.v4, 8000, "b0 80"},
+		{"udp", p.v4, 8000, "b1 8080"},
+		{"tcp", p.v4, 8080, "b2 8080"},
+		{"tcp", p.v6, 8000, "b3 80"},
+		{"udp", p.v6, 8000, "b4 8080"},
+	} {
+		conn := w.dial(t, c.network, at(c.addr, c.port))
+		got := asked(t, conn)
+		if want := c.want + " " + conn.LocalAddr().String(); fmt.Sprint(got[0], " ", got[1], " ", got[2]) != want {
+			t.Errorf("%s %s %d: got %v, want %s", c.network, c.addr, c.port, got, want)
+		}
+	}
+}
+
+func drains(t *testing.T, w *world, p place) {
+	w.set(t, w.to(at(p.v4, 80), "tcp", 0, 0, 1), w.to(at(p.v4, 8080), "udp", 0, 0))
+	old := w.dial(t, "tcp", at(p.v4, 80))
+	for asked(t, old)[0] != "b0" {
+		old = w.dial(t, "tcp", at(p.v4, 80))
+	}
+	udp := w.dial(t, "udp", at(p.v4, 8080))
+	asked(t, udp)
+	w.set(t, w.to(at(p.v4, 80), "tcp", 0, ^0, 1), w.to(at(p.v4, 8080), "udp", 0, ^0, 1))
+	for range 20 {
+		if got := w.who(t, "tcp", at(p.v4, 80))[0]; got != "b1" {
+			t.Fatalf("new connection came to %s, which drains", got)
+		}
+		if got := w.who(t, "udp", at(p.v4, 8080))[0]; got != "b1" {
+			t.Fatalf("new flow came to %s, which drains", got)
+		}
+	}
+	if got := asked(t, old)[0]; got != "b0" {
+		t.Errorf("old connection is answered by %s", got)
+	}
+	if got := asked(t, udp)[0]; got != "b0" {
+		t.Errorf("old flow is answered by %s", got)
+	}
+	w.counts(t, p)
+}
+
+// counts is called when b0 drains and has a connection.
+func (w *world) counts(t *testing.T, p place) {
+	t.Helper()
+	all, err := w.Counters(t.Context())
+	try(t, err)
+	found := false
+	for _, c := range all {
+		if c.Protocol == "tcp" && c.Service.String() == at(p.v4, 80) && c.Backend.Draining {
+			found = c.Backend.Address == w.backends[0].v4 && c.Connections >= 1
+		}
+	}
+	if !found || len(all) != 4 {
+		t.Errorf("counters are %v", all)
+	}
+}
+
+func cuts(t *testing.T, w *world, p place) {
+	for _, addr := range []string{p.v4, p.v6} {
+		w.set(t, w.to(at(addr, 80), "tcp", 0, 0))
+		gone := w.dial(t, "tcp", at(addr, 80))
+		asked(t, gone)
+		w.set(t, w.to(at(addr, 80), "tcp", 0, ^0, 1))
+		stays := w.dial(t, "tcp", at(addr, 80))
+		asked(t, stays)
+		w.set(t, w.to(at(addr, 80), "tcp", 0, 1))
+		if words, err := ask(gone, 3*time.Second); !cutOff(err) {
+			t.Errorf("%s: a connection to a removed backend: %v, %v", addr, words, err)
+		}
+		if got := asked(t, stays)[0]; got != "b1" {
+			t.Errorf("%s: the other connection is answered by %s", addr, got)
+		}
+	}
+}
+
+func leadsUDP(t *testing.T, w *world, p place) {
+	for _, addr := range []string{p.v4, p.v6} {
+		w.set(t, w.to(at(addr, 80), "udp", 0, 0))
+		c := w.dial(t, "udp", at(addr, 80))
+		asked(t, c)
+		w.set(t, w.to(at(addr, 80), "udp", 0, 1))
+		words, err := ask(c, 3*time.Second)
+		if err != nil || words[0] != "b1" {
+			t.Errorf("%s: the next packet: %v, %v", addr, words, err)
+		}
+	}
+}
+
+func silent(t *testing.T, w *world, p place) {
+	w.set(t, w.to(at(p.v4, 80), "tcp", 0, 0))
+	old := w.dial(t, "tcp", at(p.v4, 80))
+	asked(t, old)
+	w.set(t, w.to(at(p.v4, 80), "tcp", 0, ^0))
+	if _, err := dial(w.from, "tcp", at(p.v4, 80), 300*time.Millisecond); !timedOut(err) {
+		t.Errorf("connect to a service that drains: %v", err)
+	}
+	asked(t, old)
+	w.set(t, w.to(at(p.v4, 80), "tcp", 0))
+	if words, err := ask(old, 3*time.Second); !cutOff(err) {
+		t.Errorf("a connection to the last backend: %v, %v", words, err)
+	}
+	// One who waits finds the next.
+	type result struct {
+		who []string
+		err error
+	}
+	found := make(chan result, 1)
+	// Ends with the dialling.
+	go func() {
+		c, err := dial(w.from, "tcp", at(p.v4, 80), 10*time.Second)
+		if err != nil {
+			found <- result{nil, err}
+			return
+		}
+		defer func() { _ = c.Close() }()
+		who, err := ask(c, time.Second)
+		found <- result{who, err}
+	}()
+	select {
+	case r := <-found:
+		t.Fatalf("connect without a backend: %v", r)
+	case <-time.After(200 * time.Millisecond):
+	}
+	w.set(t, w.to(at(p.v4, 80), "tcp", 0, 3))
+	if r := <-found; r.err != nil || r.who[0] != "b3" {
+		t.Errorf("connect when there is a backend again: %v", r)
+	}
+}
+
+func changesAtOnce(t *testing.T, w *world, p place) {
+	w.set(t, w.to(at(p.v4, 80), "tcp", 0, 0, 1))
+	stop := make(chan struct{})
+	failed := make(chan error, 1)
+	n := 0
+	// Ends when stop is closed.
+	go func() {
+		defer close(failed)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			c, err := dial(w.from, "tcp", at(p.v4, 80), 10*time.Second)
+			if err != nil {
+				failed <- err
+				return
+			}
+			_ = c.Close()
+			n++
+		}
+	}()
+	for range 50 {
+		w.set(t, w.to(at(p.v4, 80), "tcp", 0, 2, 3, ^0, ^1))
+		w.set(t, w.to(at(p.v4, 80), "tcp", 0, 0, 1, ^2, ^3))
+	}
+	close(stop)
+	if err := <-failed; err != nil {
+		t.Errorf("connect while the backends change: %v", err)
+	}
+	t.Logf("%d connections during 100 changes", n)
+}
+
+func restarts(t *testing.T, w *world, p place) {
+	w.set(t, w.to(at(p.v4, 80), "tcp", 0, 0), w.to(at(p.v4, 8080), "tcp", 0, 0))
+	c80, c8080 := w.dial(t, "tcp", at(p.v4, 80)), w.dial(t, "tcp", at(p.v4, 8080))
+	asked(t, c80)
+	asked(t, c8080)
+	try(t, w.Close())
+	asked(t, c80)
+	w.who(t, "tcp", at(p.v4, 80))
+	w.open(t)
+	asked(t, c80)
+	// The new process knows nothing of the connections, but cuts the right ones.
+	w.set(t, w.to(at(p.v4, 80), "tcp", 0, ^0, 1), w.to(at(p.v4, 8080), "tcp", 0, 1))
+	asked(t, c80)
+	if words, err := ask(c8080, 3*time.Second); !cutOff(err) {
+		t.Errorf("a connection to a removed backend: %v, %v", words, err)
+	}
+	if got := w.who(t, "tcp", at(p.v4, 80))[0]; got != "b1" {
+		t.Errorf("a new connection came to %s", got)
+	}
+}
+
+func repairs(t *testing.T, w *world, p place) {
+	want := []balance.Service{w.to(at(p.v4, 80), "tcp", 0, 0), w.to(at(p.v6, 8080), "udp", 80, 1)}
+	w.set(t, want...)
+	check := func(want bool) {
+		t.Helper()
+		n, err := w.Check(t.Context())
+		if err != nil || (n > 0) != want {
+			t.Errorf("repaired %d, %v", n, err)
+		}
+	}
+	check(false)
+	for _, harm := range harms(t, w) {
+		w.node.within(t, harm)
+		check(true)
+		check(false)
+		if got := w.who(t, "tcp", at(p.v4, 80))[0]; got != "b0" {
+			t.Errorf("repaired: answered by %s", got)
+		}
+		if got := w.who(t, "udp", at(p.v6, 8080))[0]; got != "b1" {
+			t.Errorf("repaired: answered by %s", got)
+		}
+	}
+}
+
+func leavesNothing(t *testing.T, w *world, p place) {
+	w.set(t, w.to(at(p.v4, 80), "tcp", 0, 0), w.to(at(p.v6, 80), "udp", 0, 0))
+	try(t, w.Destroy(t.Context()))
+	if left := w.left(t); left != "" {
+		t.Errorf("left: %s", left)
+	}
+	try(t, w.Destroy(t.Context()))
+	// It can be used again.
+	w.set(t, w.to(at(p.v4, 80), "tcp", 0, 1))
+	if got := w.who(t, "tcp", at(p.v4, 80))[0]; got != "b1" {
+		t.Errorf("answered by %s", got)
+	}
+	try(t, w.Destroy(t.Context()))
+}
