@@ -48,16 +48,18 @@ func (i NetworkItem) Same(other NetworkItem) bool { return bytes.Equal(i.encoded
 // [NetworkItem.Encoded].
 func (n *Networks) Parts() []*Networks {
 	const room = MaxFrame - 4096
-	part, size := &Networks{Complete: n.Complete, Version: n.Version}, 0
-	parts := []*Networks{part}
-	for _, i := range n.Items {
-		if size += i.Size(); size > room || len(part.Items) == maxItems {
-			part.More = true
-			part, size = &Networks{Complete: n.Complete, Version: n.Version}, i.Size()
-			parts = append(parts, part)
-		}
-		part.Items = append(part.Items, i)
+	var parts []*Networks
+	from, size := 0, 0
+	cut := func(to int, more bool) {
+		parts = append(parts, &Networks{Complete: n.Complete, More: more, Version: n.Version, Items: n.Items[from:to:to]})
 	}
+	for i := range n.Items {
+		if size += n.Items[i].Size(); size > room || i-from == maxItems {
+			cut(i, true)
+			from, size = i, n.Items[i].Size()
+		}
+	}
+	cut(len(n.Items), false)
 	return parts
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"slices"
+	"time"
 
 	"github.com/moby/moby/api/types/swarm"
 
@@ -26,12 +27,16 @@ type sent struct {
 	count uint64            // sets so far
 	swarm [sha256.Size]byte // of what it was told of the swarm
 	nodes uint64            // how much of the roster
+	// networks are the parts of a set of which some were sent; slack ends when the
+	// node need not have programmed the last set to be sent another.
+	networks []*wire.Networks
+	slack    *time.Timer
 }
 
 // next is the next set of assignments for the node, or nil if nothing changed.
-// The first is complete.
-func (s *sent) next(snap *store.Snapshot, node string) (*wire.Assignments, error) {
-	want := needs(snap, node)
+// The first is complete. held tells which tasks that are to stop run on for now.
+func (s *sent) next(snap *store.Snapshot, node string, held func(task string) bool) (*wire.Assignments, error) {
+	want := needs(snap, node, held)
 	set := &wire.Assignments{Complete: s.count == 0}
 	for i := range s.items {
 		if _, ok := want[i]; !ok {
@@ -70,12 +75,16 @@ type need struct {
 
 // needs is what a node is to have: its tasks and what they refer to. Of a task
 // only the desired state ever changes for the node; the rest never does.
-func needs(snap *store.Snapshot, node string) map[item]need {
+func needs(snap *store.Snapshot, node string, held func(task string) bool) map[item]need {
 	want := map[item]need{}
 	add := func(o object.Object, stamp int) { want[item{o.Kind(), o.Key()}] = need{o, stamp} }
 	for t := range snap.Tasks.By(store.ByNode, node) {
 		if object.Rank(t.Status.State) < object.Rank(swarm.TaskStateAssigned) {
 			continue
+		}
+		if object.Ended(t.DesiredState) && held(t.ID) {
+			t = t.Clone().(*object.Task)
+			t.DesiredState = swarm.TaskStateRunning
 		}
 		add(t, object.Rank(t.DesiredState))
 		rev := snap.Revision(t.ServiceID, t.SpecVersion)

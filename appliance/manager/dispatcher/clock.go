@@ -104,6 +104,7 @@ func (t *term) start(now time.Time) {
 	period := t.period()
 	t.managers.Store(managers(snap))
 	t.roster.follow(store.Changes{Snapshot: snap, All: true})
+	t.followNetworks(store.Changes{Snapshot: snap, All: true}, now)
 	for n := range snap.Nodes.All() {
 		if n.Status.State == swarm.NodeStateDown {
 			continue
@@ -188,6 +189,7 @@ func (t *term) gone(s *session) {
 	}
 	delete(t.sessions, s.node)
 	delete(t.clocks, s.node)
+	t.lose(s.node)
 	t.reports = append(t.reports, report{node: s.node, state: swarm.NodeStateDown, message: msgGone})
 	signal(t.wakeup)
 }
@@ -195,6 +197,7 @@ func (t *term) gone(s *session) {
 // giveUp reports a node as down and ends its session. The caller holds mu.
 func (t *term) giveUp(node string) {
 	delete(t.clocks, node)
+	t.lose(node)
 	if s := t.sessions[node]; s != nil {
 		delete(t.sessions, node)
 		s.poke(func(o *outbox) { o.refuse = fmt.Errorf("node %s: %s", node, msgMissed) })

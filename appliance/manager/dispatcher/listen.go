@@ -31,6 +31,8 @@ func (t *term) listen(s *session) error {
 			err = errGone
 		case m.Holdings != nil:
 			t.hold(s, m.Holdings)
+		case m.Programmed != nil:
+			t.programmed(s, m.Programmed)
 		case m.Acknowledge != nil:
 			s.poke(func(o *outbox) { o.unanswered = false })
 		case m.Statuses != nil:

@@ -15,6 +15,7 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 	"golang.org/x/sync/errgroup"
 
+	"skep/appliance/manager/endpoints"
 	"skep/appliance/wire"
 	"skep/pki"
 	"skep/store/object"
@@ -38,20 +39,26 @@ type session struct {
 	tunnelled bool
 	tunnels   uint64
 
+	// cursor is how far the node was told of its networks; the audience's.
+	cursor *endpoints.Cursor
+
 	mu  sync.Mutex
 	out outbox // guarded by mu
 }
 
 // outbox is what is to be sent.
 type outbox struct {
-	beat, assign, swarm, nodes bool
+	beat, assign, swarm, nodes, networks bool
 	// ask: the node is to show that it is alive.
 	ask         bool
 	invitations []string
 	acknowledge uint64 // statuses up to this are stored; 0 is none
 	// unanswered: the node has not yet stored the last assignments.
 	unanswered bool
-	refuse     error // ends the session
+	// unprogrammed: the node has not yet programmed the last news of its networks,
+	// and has time to.
+	unprogrammed bool
+	refuse       error // ends the session
 }
 
 var (
@@ -72,12 +79,17 @@ func (s *session) take() outbox {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	o := s.out
-	s.out = outbox{unanswered: o.unanswered}
+	s.out = outbox{unanswered: o.unanswered, unprogrammed: o.unprogrammed}
 	if o.unanswered {
 		s.out.assign = o.assign
 		o.assign = false
 	} else if o.assign {
 		s.out.unanswered = true
+	}
+	// A task's networks come before the task.
+	if o.unprogrammed && !o.assign {
+		s.out.networks = o.networks
+		o.networks = false
 	}
 	return o
 }
@@ -116,7 +128,7 @@ func (t *term) serve(ctx context.Context, conn net.Conn, from pki.Node) error {
 		node: node, state: swarm.NodeStateReady, address: s.address,
 		description: &m.Hello.Description, member: m.Hello.Member, dataPath: m.Hello.DataPath,
 	})
-	s.poke(func(o *outbox) { o.swarm, o.nodes, o.assign = true, true, true })
+	s.poke(func(o *outbox) { o.swarm, o.nodes, o.networks, o.assign = true, true, true, true })
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return t.listen(s) })
 	err = ended(t.talk(gctx, s)) // which says so if the listening ended first
@@ -149,7 +161,8 @@ func (t *term) talk(ctx context.Context, s *session) error {
 	if err := s.send(&wire.Message{Welcome: welcome}); err != nil {
 		return err
 	}
-	sent := &sent{items: map[item]int{}}
+	sent := &sent{items: map[item]int{}, slack: time.NewTimer(time.Hour)}
+	defer sent.slack.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -158,6 +171,9 @@ func (t *term) talk(ctx context.Context, s *session) error {
 			return errTermOver
 		case <-s.replaced:
 			return errReplaced
+		case <-sent.slack.C:
+			s.poke(func(o *outbox) { o.unprogrammed = false })
+			continue
 		case <-s.news:
 		}
 		o := s.take()
@@ -208,10 +224,16 @@ func (t *term) tell(s *session, sent *sent, o outbox) error {
 			return err
 		}
 	}
-	if !o.assign {
+	snap := t.spread.followed.Load() // before the networks, which are of this state or a later one
+	whole, err := t.tellNetworks(s, sent, o.networks || o.assign)
+	if err != nil || !o.assign {
+		return err
+	}
+	if !whole {
+		s.poke(func(o *outbox) { o.assign, o.unanswered = true, false })
 		return nil
 	}
-	set, err := sent.next(t.cfg.Store.Snapshot(), s.node)
+	set, err := sent.next(snap, s.node, t.spread.held)
 	if err != nil {
 		return err
 	}

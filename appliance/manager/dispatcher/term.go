@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/swarm"
 
+	"skep/appliance/manager/endpoints"
 	"skep/appliance/manager/loop"
 	"skep/appliance/wire"
 	"skep/store"
@@ -27,6 +28,7 @@ type term struct {
 	// managers are the peers that all nodes are told; owned by follow.
 	managers atomic.Pointer[[]wire.Peer]
 	roster   *roster
+	spread   spread
 	holding  sync.Mutex // held while Config.Holdings is called
 
 	mu         sync.Mutex // guards all below
@@ -47,6 +49,7 @@ func newTerm(cfg Config, b *beliefs) *term {
 		beliefs:    b,
 		roster:     newRoster(),
 		registered: map[string][]time.Time{},
+		spread:     spread{audience: endpoints.NewAudience()},
 	}
 }
 
@@ -84,6 +87,7 @@ func (t *term) register(s *session, now time.Time) error {
 		close(old.replaced)
 	}
 	t.sessions[s.node] = s
+	t.join(s)
 	t.clocks[s.node] = &clock{until: now.Add(missed * t.period()), heard: now}
 	signal(t.soon)
 	return nil
@@ -112,6 +116,7 @@ func (t *term) unregister(s *session, now time.Time) {
 			signal(t.soon)
 		}
 	}
+	t.leave(s)
 	alone := t.sessions[s.node] == nil
 	t.mu.Unlock()
 	if alone && t.cfg.Holdings != nil {
@@ -166,7 +171,7 @@ func (t *term) generation(node string) (g uint64, ok bool) {
 // follow wakes the sessions for which there may be something new, and ends
 // those of nodes that were removed.
 func (t *term) follow(ctx context.Context) error {
-	return loop.Follow(ctx, t.cfg.Store, func(prev *store.Snapshot, ch store.Changes, _ time.Time) (loop.Changes, time.Time) {
+	return loop.Follow(ctx, t.cfg.Store, func(prev *store.Snapshot, ch store.Changes, now time.Time) (loop.Changes, time.Time) {
 		peers := ch.All
 		for _, k := range ch.Keys {
 			peers = peers || k.Kind == object.KindNode && !same(peer(prev, k.ID), peer(ch.Snapshot, k.ID))
@@ -175,6 +180,7 @@ func (t *term) follow(ctx context.Context) error {
 			t.managers.Store(managers(ch.Snapshot))
 		}
 		moved := t.roster.follow(ch)
+		turn := t.followNetworks(ch, now)
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		for node := range t.sessions {
@@ -184,6 +190,9 @@ func (t *term) follow(ctx context.Context) error {
 			if moved {
 				t.wake(node, func(o *outbox) { o.nodes = true })
 			}
+			if turn.All || turn.Nodes[node] {
+				t.wake(node, func(o *outbox) { o.networks = true })
+			}
 			if ch.All {
 				t.wake(node, func(o *outbox) { o.assign = true })
 				t.end(ch.Snapshot, node)
@@ -192,7 +201,8 @@ func (t *term) follow(ctx context.Context) error {
 		for _, k := range ch.Keys {
 			t.changed(prev, ch.Snapshot, k)
 		}
-		return loop.Changes{}, time.Time{}
+		t.release(turn.Released)
+		return loop.Changes{}, turn.Next
 	})
 }
 

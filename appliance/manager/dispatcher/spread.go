@@ -1,0 +1,124 @@
+package dispatcher
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"skep/appliance/manager/endpoints"
+	"skep/appliance/wire"
+	"skep/store"
+)
+
+// slack is how long a node may take for the last news of its networks before it
+// is sent more: until then what comes goes together.
+const slack = 200 * time.Millisecond
+
+// spread is what the nodes are told of the networks.
+type spread struct {
+	// followed is what the audience has followed: assignments are made of it, so
+	// that none stops a task before it is known whether that has to wait.
+	followed atomic.Pointer[store.Snapshot]
+
+	mu       sync.Mutex // taken after the term's, if both are
+	audience *endpoints.Audience
+}
+
+// followNetworks takes in what changed.
+func (t *term) followNetworks(ch store.Changes, now time.Time) endpoints.Turn {
+	t.spread.mu.Lock()
+	defer t.spread.mu.Unlock()
+	turn := t.spread.audience.Follow(ch, now)
+	t.spread.followed.Store(ch.Snapshot)
+	for _, err := range turn.Refused {
+		t.cfg.Logger.Warn("nodes not told of something on a network", "err", err)
+	}
+	return turn
+}
+
+func (p *spread) since(s *session) []*wire.Networks {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.audience.Since(s.node, s.cursor)
+}
+
+func (p *spread) held(task string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.audience.Held(task)
+}
+
+// join adds a session. The caller holds the term's mu, as for leave and lose.
+func (t *term) join(s *session) {
+	t.spread.mu.Lock()
+	c, released := t.spread.audience.Join(s.node)
+	t.spread.mu.Unlock()
+	s.cursor = c
+	t.release(released)
+}
+
+func (t *term) leave(s *session) {
+	t.spread.mu.Lock()
+	released := t.spread.audience.Leave(s.node, s.cursor)
+	t.spread.mu.Unlock()
+	t.release(released)
+}
+
+// lose has nothing wait for a node that is down.
+func (t *term) lose(node string) {
+	t.spread.mu.Lock()
+	released := t.spread.audience.Lost(node)
+	t.spread.mu.Unlock()
+	t.release(released)
+}
+
+// release lets the nodes know which tasks are to stop now. The caller holds mu.
+func (t *term) release(stops []endpoints.Stop) {
+	for _, s := range stops {
+		t.wake(s.Node, func(o *outbox) { o.assign = true })
+	}
+}
+
+// programmed takes in what a node has in its kernel.
+func (t *term) programmed(s *session, p *wire.Programmed) {
+	t.spread.mu.Lock()
+	released, current := t.spread.audience.Programmed(s.node, s.cursor, p.Networks)
+	t.spread.mu.Unlock()
+	if current {
+		s.poke(func(o *outbox) { o.unprogrammed = false })
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s.tunnels = p.Tunnels
+	t.release(released)
+}
+
+// tellNetworks sends one part of what the node is to know of its networks, and
+// says whether it then knows all that is news. Beats are answered between parts.
+func (t *term) tellNetworks(s *session, sent *sent, news bool) (whole bool, err error) {
+	if len(sent.networks) > 0 {
+		if news { // not of this set
+			s.poke(func(o *outbox) { o.networks = true })
+		}
+	} else if news {
+		news = false
+		sent.networks = t.spread.since(s)
+	}
+	if len(sent.networks) == 0 {
+		return true, nil
+	}
+	part := sent.networks[0]
+	if !part.More { // before it can be answered
+		s.poke(func(o *outbox) { o.unprogrammed = true })
+	}
+	sent.networks = sent.networks[1:]
+	if err := s.send(&wire.Message{Networks: part}); err != nil {
+		return false, err
+	}
+	if part.More {
+		s.poke(func(*outbox) {})
+		return false, nil
+	}
+	sent.slack.Reset(slack)
+	return !news, nil
+}
