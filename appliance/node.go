@@ -17,6 +17,7 @@ import (
 	"skep/admin/engine"
 	"skep/appliance/agent"
 	"skep/appliance/config"
+	"skep/appliance/guests"
 	"skep/appliance/logstream"
 	"skep/appliance/membership"
 	"skep/appliance/share"
@@ -49,6 +50,7 @@ type node struct {
 	sharing    *sharing
 	images     *images.Store
 	volumes    *volumes.Store
+	guests     *guests.Client
 	containers *containers.Engine
 	tasks      *tasks.Executor
 	logs       *logstream.Server
@@ -150,6 +152,7 @@ func (n *node) parts() []part {
 	return []part{
 		{"networks", n.networks.Run},
 		{"containers", n.containers.Run},
+		{"guests", n.guests.Run},
 		{"swarm", n.membership.Run},
 		{"gossip", n.gossip.Run},
 		{"preload", n.preload},
@@ -241,6 +244,7 @@ func (n *node) openImages(context.Context) (err error) {
 }
 
 func (n *node) openContainers(ctx context.Context) (err error) {
+	n.guests = n.newGuests()
 	n.containers, err = containers.Open(ctx, containers.Config{
 		Dir:          n.dir.join("containers"),
 		RunDir:       n.dir.join("run"),
@@ -248,6 +252,7 @@ func (n *node) openContainers(ctx context.Context) (err error) {
 		CgroupParent: "/skep-" + n.dir.scope(),
 		Images:       n.images,
 		Networks:     n.networks,
+		Guests:       n.guests,
 		Volumes:      n.volumes,
 		Sealer:       n.keys.Keyring(),
 		Publish:      n.journal.Publish,
@@ -380,6 +385,19 @@ func (n *node) logClose(part string, err error) {
 	if err != nil {
 		n.logger.Warn("could not close", "part", part, "err", err)
 	}
+}
+
+// newGuests asks for nothing until the membership is there.
+func (n *node) newGuests() *guests.Client {
+	return guests.NewClient(guests.Config{
+		Managers: func() guests.Managers {
+			if n.membership == nil {
+				return nil
+			}
+			return n.membership
+		},
+		Logger: n.logger.With("part", "guests"),
+	})
 }
 
 // containerName is what the network calls a container. The network is there

@@ -14,6 +14,7 @@ import (
 
 	"skep/appliance/manager"
 	"skep/appliance/manager/ca"
+	"skep/appliance/manager/guests"
 	"skep/appliance/wire"
 	"skep/appliance/wire/control"
 	"skep/pki/identity"
@@ -36,6 +37,7 @@ type half struct {
 	member    *replica.Member
 	manager   *manager.Manager
 	ca        *ca.CA
+	guests    *guests.Guests
 	// ready closes when the swarm's own object is in this replica.
 	ready chan struct{}
 	over  chan struct{} // closed when the half has ended
@@ -267,6 +269,7 @@ func (s *stay) newHalf(ctx context.Context) (h *half, err error) {
 		return nil, fmt.Errorf("open replica: %w", err)
 	}
 	h.manager = manager.New(manager.Config{Store: h.member, Replica: h.member, NodeID: st.NodeID, Holdings: s.cfg.Held, Logger: s.cfg.Logger})
+	h.guests = guests.New(h.member, s.cfg.Logger.With("part", "guests"))
 	h.ca = ca.New(ca.Config{Store: h.member, NodeID: s.node, Certificate: s.certificate, Logger: s.cfg.Logger.With("part", "ca")})
 	return h, nil
 }

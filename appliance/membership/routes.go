@@ -35,6 +35,15 @@ func (h *half) routes() []control.Route {
 		{For: nodes, Pattern: "POST /renew", Handler: leaderOnly(h, func(ctx context.Context, from pki.Node, req *wire.RenewRequest) (*wire.RenewReply, error) {
 			return h.ca.Renew(ctx, from, req)
 		})},
+		{For: nodes, Pattern: "POST /guests/attach", Handler: leaderOnly(h, func(ctx context.Context, from pki.Node, req *wire.GuestRequest) (*wire.GuestReply, error) {
+			return h.guests.Attach(ctx, from.ID, req)
+		})},
+		{For: nodes, Pattern: "POST /guests/list", Handler: leaderOnly(h, func(_ context.Context, from pki.Node, _ *wire.GuestQuestion) (*wire.GuestList, error) {
+			return h.guests.List(from.ID), nil
+		})},
+		{For: nodes, Pattern: "POST /guests/release", Handler: leaderOnly(h, func(ctx context.Context, from pki.Node, req *wire.GuestRelease) (*wire.GuestReleased, error) {
+			return &wire.GuestReleased{}, h.guests.Release(ctx, from.ID, req)
+		})},
 		{For: nodes, Pattern: "POST /session", Handler: leaderStream(h, func(ctx context.Context, from pki.Node, _ *http.Request, conn net.Conn) error {
 			return h.manager.Serve(ctx, conn, from)
 		})},

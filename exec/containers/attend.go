@@ -175,10 +175,10 @@ func (e *Engine) restartLater(ctx context.Context, c *instance, halt chan struct
 // retryPause is how long a restart waits for managers that do not answer.
 const retryPause = 5 * time.Second
 
-// retry puts a restart off that failed because no manager was there to give the
-// container its place on a network, as when a machine starts. The caller holds op.
+// retry puts a restart off that failed because no manager gave the container its
+// place on a network yet, as when a machine starts. The caller holds op.
 func (e *Engine) retry(ctx context.Context, c *instance, cause error) {
-	if !errdefs.IsUnavailable(cause) && !errors.Is(cause, object.ErrTemporary) {
+	if !errdefs.IsUnavailable(cause) && !errdefs.IsResourceExhausted(cause) && !errors.Is(cause, object.ErrTemporary) {
 		return
 	}
 	halt := make(chan struct{})
