@@ -52,7 +52,7 @@ func Plan(l Local, endpoints []Endpoint) nft.Table {
 	t := frame(l)
 	bound := &t.Maps[0].Elements
 	ports := &t.Maps[1].Elements
-	for _, b := range balance(endpoints) {
+	for _, b := range spread(endpoints) {
 		chain := nft.Chain{Name: b.listen.chain(), Rules: []nft.Rule{nft.Rule{}.Drop()}}
 		if len(b.targets) > 0 {
 			chain.Rules = []nft.Rule{nft.Rule{}.Translate(b.targets)}
@@ -70,11 +70,7 @@ func Plan(l Local, endpoints []Endpoint) nft.Table {
 
 // frame is the table without any port.
 func frame(l Local) nft.Table {
-	loopback := netip.MustParsePrefix("127.0.0.0/8")
 	var r nft.Rule
-	base := func(name, kind string, at nft.Point, priority int32, rules ...nft.Rule) nft.Chain {
-		return nft.Chain{Name: name, Hook: &nft.Hook{Type: kind, Point: at, Priority: priority}, Rules: rules}
-	}
 	return nft.Table{
 		Name: l.Table,
 		Maps: []nft.Map{{Name: byAddress, Width: 12}, {Name: byPort, Width: 8}},
@@ -82,8 +78,8 @@ func frame(l Local) nft.Table {
 			// The bridge routes 127.0.0.0/8 for the node's own connections; no
 			// container may use that to reach what listens there, or pose as it.
 			base("guard", "filter", nft.Prerouting, -300,
-				r.IfName(l.Bridge).To(loopback).Drop(),
-				r.IfName(l.Bridge).From(loopback).Drop()),
+				r.IfName(l.Bridge).To(loopback()).Drop(),
+				r.IfName(l.Bridge).From(loopback()).Drop()),
 			base("prerouting", "nat", nft.Prerouting, -100, r.ToLocal().Jump(published)),
 			base("output", "nat", nft.Output, -100, r.ToLocal().Jump(published)),
 			// What was not published is not reachable from outside by a route either.
@@ -92,7 +88,7 @@ func frame(l Local) nft.Table {
 				r.OutName(l.Bridge).Translated().Accept(),
 				r.OutName(l.Bridge).NotIfName(l.Bridge).Drop()),
 			base("postrouting", "nat", nft.Postrouting, 100,
-				r.OutName(l.Bridge).From(loopback).Masquerade(),
+				r.OutName(l.Bridge).From(loopback()).Masquerade(),
 				// From an endpoint by the node to an endpoint: the answer must come back by the node.
 				r.OutName(l.Bridge).From(l.Subnet).Translated().Masquerade(),
 				r.NotOutName(l.Bridge).From(l.Subnet).Masquerade()),
@@ -100,6 +96,12 @@ func frame(l Local) nft.Table {
 		},
 	}
 }
+
+func base(name, kind string, at nft.Point, priority int32, rules ...nft.Rule) nft.Chain {
+	return nft.Chain{Name: name, Hook: &nft.Hook{Type: kind, Point: at, Priority: priority}, Rules: rules}
+}
+
+func loopback() netip.Prefix { return netip.MustParsePrefix("127.0.0.0/8") }
 
 // listen is one port of the node.
 type listen struct {
@@ -117,11 +119,24 @@ func listenOf(p object.Port) listen {
 }
 
 func (l listen) key() string {
-	proto := uint8(unix.IPPROTO_TCP)
+	return nft.PortKey(l.address, l.number(), l.port)
+}
+
+// number is the protocol's.
+func (l listen) number() uint8 {
 	if l.proto == network.UDP {
-		proto = unix.IPPROTO_UDP
+		return unix.IPPROTO_UDP
 	}
-	return nft.PortKey(l.address, proto, l.port)
+	return unix.IPPROTO_TCP
+}
+
+// listenOfKey is the one of a key without an address.
+func listenOfKey(key string) listen {
+	proto, port := nft.UnpackPortKey(key)
+	if proto == unix.IPPROTO_UDP {
+		return listen{proto: network.UDP, port: port}
+	}
+	return listen{proto: network.TCP, port: port}
 }
 
 func (l listen) chain() string {
@@ -141,7 +156,7 @@ type balanced struct {
 	targets []nft.Target
 }
 
-func balance(endpoints []Endpoint) []balanced {
+func spread(endpoints []Endpoint) []balanced {
 	by := map[listen][]nft.Target{}
 	for _, e := range endpoints {
 		for _, p := range e.Ports {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
@@ -23,11 +24,12 @@ const (
 
 // Ports holds the node's published ports: each by a socket that is bound and
 // does not listen. Other programs cannot have the port then; a connection that
-// no rule leads elsewhere is refused. It is not safe for concurrent use.
+// no rule leads elsewhere is refused. It may be used by several goroutines.
 type Ports struct {
-	held map[listen]*hold
+	mu   sync.Mutex       // its holders' system calls do not wait
+	held map[listen]*hold // guarded by mu
 	// next is the dynamic port to try next; like addresses, they come back late.
-	next uint16
+	next uint16 // guarded by mu
 }
 
 type hold struct {
@@ -76,11 +78,13 @@ func Check(p object.Port) error {
 // Take reserves the ports, all or none. It returns them with those chosen that
 // were left to the node.
 func (s *Ports) Take(ports []object.Port) ([]object.Port, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var taken []object.Port
 	for _, p := range ports {
 		got, err := s.take(p)
 		if err != nil {
-			s.Release(taken)
+			s.release(taken)
 			return nil, err
 		}
 		taken = append(taken, got)
@@ -91,6 +95,8 @@ func (s *Ports) Take(ports []object.Port) ([]object.Port, error) {
 // Retake reserves ports that were reserved before a restart, whoever has them
 // now: their rules are in place. It reports those another program has.
 func (s *Ports) Retake(ports []object.Port) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var errs []error
 	for _, p := range ports {
 		l := listenOf(p)
@@ -114,6 +120,12 @@ func (s *Ports) Retake(ports []object.Port) error {
 
 // Release gives ports back. A port that several share is free with the last.
 func (s *Ports) Release(ports []object.Port) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.release(ports)
+}
+
+func (s *Ports) release(ports []object.Port) {
 	for _, p := range ports {
 		l := listenOf(p)
 		h := s.held[l]
@@ -132,12 +144,16 @@ func (s *Ports) Release(ports []object.Port) {
 
 // Sole reports whether the port has one user only.
 func (s *Ports) Sole(p object.Port) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	h := s.held[listenOf(p)]
 	return h != nil && h.users == 1
 }
 
 // Close gives all ports back.
 func (s *Ports) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, h := range s.held {
 		if h.fd >= 0 {
 			_ = unix.Close(h.fd)

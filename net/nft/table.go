@@ -138,6 +138,14 @@ func PortKey(a netip.Addr, proto uint8, port uint16) string {
 	return string(append(b, 0, 0))
 }
 
+// UnpackPortKey reads a key of protocol and port, without an address.
+func UnpackPortKey(key string) (proto uint8, port uint16) {
+	if len(key) != WidthPort {
+		return 0, 0
+	}
+	return key[0], binary.BigEndian.Uint16([]byte(key[part:]))
+}
+
 // pack leaves a port of zero out.
 func (t Target) pack() []byte {
 	b := t.Address.AsSlice()
