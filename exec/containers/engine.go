@@ -32,7 +32,8 @@ type Images interface {
 
 // Networks gives containers their network namespaces.
 type Networks interface {
-	// Connect is idempotent: it makes namespace, addresses and ports.
+	// Connect is idempotent: it makes namespace, addresses and ports. It waits a
+	// while for networks of the swarm that the node does not know yet.
 	Connect(ctx context.Context, e object.Endpoint) (object.Attachment, error)
 	Disconnect(ctx context.Context, id string) error
 	// Retain forgets all endpoints but these.

@@ -2,11 +2,9 @@ package containers
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -37,13 +35,6 @@ type GuestRequest struct {
 	// Wanted are addresses that it is to have; the rest is chosen.
 	Wanted []netip.Addr
 }
-
-const (
-	// viewWait is how long a place that was just given may take until this node
-	// knows of it, and viewPoll how often that is looked at.
-	viewWait = 20 * time.Second
-	viewPoll = 50 * time.Millisecond
-)
 
 // userDefined tells whether a mode names a network that is not the node's own.
 func userDefined(m container.NetworkMode) bool { return m != "" && m.IsUserDefined() }
@@ -143,25 +134,6 @@ func guestRequest(r *record, name string) GuestRequest {
 		}
 	}
 	return q
-}
-
-// connectGuest waits until this node knows of the places that were just given.
-func (e *Engine) connectGuest(ctx context.Context, ep object.Endpoint) (object.Attachment, error) {
-	ctx, cancel := context.WithTimeout(ctx, viewWait)
-	defer cancel()
-	tick := time.NewTicker(viewPoll)
-	defer tick.Stop()
-	for {
-		at, err := e.cfg.Networks.Connect(ctx, ep)
-		if !errors.Is(err, object.ErrTemporary) {
-			return at, err
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return at, err
-		}
-	}
 }
 
 // releaseGuests gives a container's places back.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -178,22 +179,6 @@ func TestGuest_SeesItsNetworkInItsFiles(t *testing.T) {
 	}
 }
 
-func TestGuest_WaitsUntilTheNodeKnowsOfThePlace(t *testing.T) {
-	w := newWorld(t)
-	w.guests = &guests{}
-	e := w.engine(t)
-	tries := 0
-	w.nets.refuse = func(object.Endpoint) error {
-		if tries++; tries < 4 {
-			return object.Errorf(object.ErrTemporary, "not yet")
-		}
-		return nil
-	}
-	if code, _, _ := run(t, e, onNetwork("front", nil, "ms", "1")); code != 0 || tries != 4 {
-		t.Errorf("ended with %d after %d tries", code, tries)
-	}
-}
-
 func TestGuest_ThatGetsNoPlaceDoesNotStart(t *testing.T) {
 	w := newWorld(t)
 	w.guests = &guests{}
@@ -305,6 +290,50 @@ func TestGuest_OnSeveralNetworks(t *testing.T) {
 	}
 	if !slices.Equal(on, []string{"id-front", "id-back"}) || at.Endpoint.Interface != "eth2" {
 		t.Errorf("on %v, and the bridge by %s", on, at.Endpoint.Interface)
+	}
+}
+
+func TestGuest_ChangesItsNetworksWhileItDoesNotRun(t *testing.T) {
+	w := newWorld(t)
+	w.guests = &guests{}
+	e, stop := w.open(t)
+	id := create(t, e, onNetwork("front", nil, "deaf"))
+	networks := func() []string { return slices.Sorted(maps.Keys(inspect(t, e, id).NetworkSettings.Networks)) }
+	if err := e.ConnectNetwork(t.Context(), id, "back", &network.EndpointSettings{Aliases: []string{"db"}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.ConnectNetwork(t.Context(), id, "back", nil); !errdefs.IsConflict(err) {
+		t.Errorf("connected again: %v", err)
+	}
+	start(t, e, id)
+	if got := networks(); !slices.Equal(got, []string{"back", "front"}) {
+		t.Errorf("it is on %v", got)
+	}
+	for _, err := range []error{e.ConnectNetwork(t.Context(), id, "third", nil), e.DisconnectNetwork(t.Context(), id, "back")} {
+		if !errdefs.IsNotImplemented(err) {
+			t.Errorf("while it runs: %v", err)
+		}
+	}
+	if err := e.Stop(t.Context(), id, "KILL", nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.DisconnectNetwork(t.Context(), id, "front"); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.DisconnectNetwork(t.Context(), id, "front"); !errdefs.IsNotFound(err) {
+		t.Errorf("disconnected again: %v", err)
+	}
+	stop()
+	e = w.engine(t)
+	if got := networks(); !slices.Equal(got, []string{"back"}) || inspect(t, e, id).HostConfig.NetworkMode != "back" {
+		t.Errorf("after a restart of the node it is on %v", got)
+	}
+	if err := errors.Join(e.DisconnectNetwork(t.Context(), id, "back"), e.ConnectNetwork(t.Context(), id, "back", &network.EndpointSettings{Aliases: []string{"db"}})); err != nil {
+		t.Fatal(err)
+	}
+	start(t, e, id)
+	if got := w.guests.asked[len(w.guests.asked)-1]; got.Network != "back" || !slices.Equal(got.Aliases, []string{"db"}) {
+		t.Errorf("asked for %+v", got)
 	}
 }
 

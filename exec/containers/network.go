@@ -45,9 +45,6 @@ func (e *Engine) connect(ctx context.Context, r *record) (object.Attachment, err
 	if err != nil {
 		return object.Attachment{}, err
 	}
-	if len(guests) > 0 {
-		return e.connectGuest(ctx, ep)
-	}
 	return e.cfg.Networks.Connect(ctx, ep)
 }
 
