@@ -67,11 +67,6 @@ func (f *forwarder) converse(ctx context.Context, network string, u upstream, pa
 		return nil, err
 	}
 	defer func() { _ = conn.Close() }()
-	if deadline, ok := ctx.Deadline(); ok {
-		if err := conn.SetDeadline(deadline); err != nil {
-			return nil, err
-		}
-	}
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	ours := bytes.Clone(packet)
 	_, _ = rand.Read(ours[:2]) // never fails

@@ -106,15 +106,17 @@ func (f *forwarder) race(ctx context.Context, candidates []upstream, start func(
 	for len(waiting) > 0 {
 		select {
 		case <-ctx.Done():
-			f.silent(waiting)
-			return refusal, unless(refusal, append(errs, context.Cause(ctx))...)
+			f.heard(upstream{}, waiting)
+			return settle(refusal, append(errs, context.Cause(ctx)))
 		case <-hurry.C:
 			next()
 		case a := <-results:
+			if a.err != nil && ctx.Err() != nil {
+				continue // the end of the time is what went wrong
+			}
 			waiting = slices.DeleteFunc(waiting, func(u upstream) bool { return u == a.upstream })
 			if a.err == nil && !refuses(a.reply) {
-				f.silent(waiting)
-				f.answered(a.upstream)
+				f.heard(a.upstream, waiting)
 				return a.reply, nil
 			}
 			if a.err == nil {
@@ -124,15 +126,15 @@ func (f *forwarder) race(ctx context.Context, candidates []upstream, start func(
 			next()
 		}
 	}
-	return refusal, unless(refusal, errs...)
+	return settle(refusal, errs)
 }
 
-// unless is the errors, if there is no answer.
-func unless(reply []byte, errs ...error) error {
-	if reply != nil {
-		return nil
+// settle is the refusal, if there is one: it says more than that others did not answer.
+func settle(refusal []byte, errs []error) ([]byte, error) {
+	if refusal != nil {
+		return refusal, nil
 	}
-	return errors.Join(errs...)
+	return nil, errors.Join(errs...)
 }
 
 // refuses reports whether another server may know better.
@@ -165,26 +167,21 @@ func (f *forwarder) order(namespace string, servers []netip.AddrPort) []upstream
 	return out
 }
 
-// silent notes that these did not answer while another did, or nobody.
-func (f *forwarder) silent(us []upstream) {
-	if len(us) == 0 {
-		return
-	}
+// heard notes who answered, if anybody, and who was silent meanwhile.
+func (f *forwarder) heard(from upstream, silent []upstream) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	delete(f.slow, from)
+	if len(silent) == 0 {
+		return
+	}
 	now := time.Now()
 	for u, until := range f.slow {
 		if until.Before(now) {
 			delete(f.slow, u)
 		}
 	}
-	for _, u := range us {
+	for _, u := range silent {
 		f.slow[u] = now.Add(slowFor)
 	}
-}
-
-func (f *forwarder) answered(u upstream) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.slow, u)
 }

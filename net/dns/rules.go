@@ -26,8 +26,9 @@ const portDNS = 53
 // rewritten one by one: no connection is tracked.
 //
 // While nobody serves the other port, which is while this program is started
-// anew, the kernel's refusals are dropped: clients ask again after a moment
-// instead of giving up at once.
+// anew, clients are not refused: they ask again after a moment instead of
+// giving up at once. The kernel's resets are dropped; its errors about
+// datagrams find nobody, because they name the other port.
 func plan(port uint16) nft.Table {
 	address := netip.PrefixFrom(netip.MustParseAddr(Address), 32)
 	to, from := nft.Rule{}.To(address), nft.Rule{}.From(address)
@@ -35,10 +36,7 @@ func plan(port uint16) nft.Table {
 	for _, proto := range []uint8{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
 		c.Rules = append(c.Rules, to.Proto(proto).DestinationPort(portDNS).SetDestinationPort(proto, port).Untracked())
 	}
-	c.Rules = append(c.Rules,
-		from.Proto(unix.IPPROTO_ICMP).PortUnreachable().Drop(),
-		from.Proto(unix.IPPROTO_TCP).SourcePort(port).Refused().Drop(),
-	)
+	c.Rules = append(c.Rules, from.Proto(unix.IPPROTO_TCP).SourcePort(port).Refused().Drop())
 	for _, proto := range []uint8{unix.IPPROTO_UDP, unix.IPPROTO_TCP} {
 		c.Rules = append(c.Rules, from.Proto(proto).SourcePort(port).SetSourcePort(proto, portDNS).Untracked())
 	}

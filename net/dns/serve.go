@@ -184,6 +184,8 @@ func (s *sockets) serveConn(ctx context.Context, conn net.Conn) {
 		reply, forward := s.local(&q, in, out, false)
 		if forward {
 			reply = s.elsewhereTCP(ctx, &q)
+		} else {
+			out = reply[:0]
 		}
 		if reply == nil || conn.SetWriteDeadline(time.Now().Add(writeTimeout)) != nil {
 			return

@@ -187,6 +187,7 @@ func (s *sockets) listenAt(ctx context.Context, port uint16) error {
 		return err
 	}
 	udp := packets.(*net.UDPConn)
+	widen(udp)
 	port = udp.LocalAddr().(*net.UDPAddr).AddrPort().Port()
 	streams, err := lc.Listen(ctx, "tcp4", fmt.Sprintf("%s:%d", Address, port))
 	if err != nil {
@@ -194,4 +195,22 @@ func (s *sockets) listenAt(ctx context.Context, port uint16) error {
 	}
 	s.udp, s.tcp, s.port = udp, streams.(*net.TCPListener), port
 	return nil
+}
+
+// queue is the room for questions that have come and were not read: about a
+// thousand. The kernel's own choice is for some two hundred.
+const queue = 1 << 20
+
+// widen makes room for a burst of questions. Without the right to, there is
+// less of it.
+func widen(conn *net.UDPConn) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, queue) != nil {
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, queue)
+		}
+	})
 }

@@ -11,7 +11,6 @@ import (
 // Where the ports, and what else is used, lie in the headers above IP.
 const (
 	icmpType        = 0
-	icmpCode        = 1
 	sourcePort      = 0
 	destinationPort = 2
 	sequenceOffset  = 4
@@ -33,18 +32,6 @@ func (r Rule) SourcePort(port uint16) Rule {
 func (r Rule) DestinationPort(port uint16) Rule {
 	return r.with(transport(destinationPort, 2), equal(binaryutil.BigEndian.PutUint16(port)))
 }
-
-// PortUnreachable limits a rule of the protocol ICMP to the answer to a
-// datagram for a port that is not open.
-func (r Rule) PortUnreachable() Rule {
-	return r.with(
-		transport(icmpType, 1), equal([]byte{icmpUnreachable}),
-		transport(icmpCode, 1), equal([]byte{icmpPort}),
-	)
-}
-
-// The kernel's ICMP_DEST_UNREACH and ICMP_PORT_UNREACH.
-const icmpUnreachable, icmpPort = 3, 3
 
 // Refused limits a rule of the protocol TCP to the answer to who asks for a
 // connection to a port that is not open: a reset that acknowledges no data.

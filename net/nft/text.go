@@ -357,8 +357,6 @@ func transportText(e *expr.Payload) string {
 		return "icmp th dport"
 	case e.Offset == icmpType && e.Len == 1:
 		return "icmp type"
-	case e.Offset == icmpCode && e.Len == 1:
-		return "icmp code"
 	case e.Offset == sequenceOffset && e.Len == 4:
 		return "tcp sequence"
 	case e.Offset == flagsOffset && e.Len == 1:
