@@ -98,6 +98,9 @@ type Config struct {
 	Member func() *wire.Member
 	// DataPath is the IP address for the traffic between containers.
 	DataPath func(ctx context.Context) string
+	// Boot is another one whenever the kernel has lost the keys of encrypted
+	// networks. After a change call [Agent.Refresh].
+	Boot func() string
 	// Refused is told why a manager does not want the node's session.
 	Refused func(ctx context.Context, err error)
 	// Holdings tells the images that the node has, all of them first, until ctx

@@ -128,7 +128,7 @@ func (a *Agent) session(ctx context.Context, tasks *errgroup.Group) (welcomed bo
 func (s *session) hello(told wire.Describe) error {
 	hello := &wire.Hello{
 		Protocol: wire.Protocol, Description: told.Description, Member: told.Member,
-		DataPath: told.DataPath, Instance: s.agent.instance,
+		DataPath: told.DataPath, Boot: told.Boot, Instance: s.agent.instance,
 	}
 	if err := s.conn.Send(&wire.Message{Hello: hello}, timeout); err != nil {
 		return err

@@ -30,6 +30,9 @@ func (a *Agent) telling(ctx context.Context, desc swarm.NodeDescription) wire.De
 	if a.cfg.DataPath != nil {
 		d.DataPath = a.cfg.DataPath(ctx)
 	}
+	if a.cfg.Boot != nil {
+		d.Boot = a.cfg.Boot()
+	}
 	return d
 }
 

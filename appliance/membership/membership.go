@@ -45,6 +45,9 @@ type Config struct {
 	// encrypted networks.
 	Networks func(v *wire.NetworkView)
 	Tunnels  func(t *wire.Tunnels)
+	// Boot is another one whenever the kernel has lost the keys of encrypted
+	// networks; after a change call [Membership.Refresh]. It may be nil.
+	Boot func() string
 	// Gossip is told what the node is to do to learn who is alive, whenever that
 	// changes: nothing, if there is no Node. It must not block. It may be nil.
 	Gossip func(Gossip)
@@ -170,6 +173,13 @@ func (m *Membership) Run(ctx context.Context) error {
 			return nil
 		case pending = <-m.calls:
 		}
+	}
+}
+
+// Refresh has the managers told what has changed about the node.
+func (m *Membership) Refresh() {
+	if s := m.stay.Load(); s != nil {
+		s.agent.Refresh()
 	}
 }
 

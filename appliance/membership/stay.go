@@ -239,6 +239,7 @@ func (s *stay) newAgent() *agent.Agent {
 		Nodes:        s.toldOfNodes,
 		Networks:     s.cfg.Networks,
 		Tunnels:      s.cfg.Tunnels,
+		Boot:         s.cfg.Boot,
 		Member:       s.asMember,
 		DataPath:     s.dataPath,
 		Refused:      func(_ context.Context, err error) { s.refused(err) },

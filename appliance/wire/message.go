@@ -49,6 +49,9 @@ type Hello struct {
 	Member *Member
 	// DataPath is the IP address for the traffic between containers.
 	DataPath string
+	// Boot is another one whenever the node's kernel has lost the keys of its
+	// [Tunnels].
+	Boot string
 	// Instance tells the processes that have the node's identity apart: a new
 	// one each time the node starts.
 	Instance string
@@ -137,7 +140,8 @@ type Describe struct {
 	Description swarm.NodeDescription
 	// Member is as in Hello: it comes and goes with the node's role.
 	Member   *Member
-	DataPath string // as in Hello
+	DataPath string // as in Hello, and so is Boot
+	Boot     string
 }
 
 // Bye says that the node leaves the swarm. The manager ends the session.

@@ -153,6 +153,9 @@ type Node struct {
 	// DataPath is where the traffic between containers of this node and of
 	// others goes: an IP address, as the node told it.
 	DataPath string
+	// Boot is another one whenever the node's kernel has lost the keys of encrypted
+	// networks, as the node told it.
+	Boot string
 	// Slot is the node's number in the routing mesh, 1 to 1023; 0 until it has
 	// one. No two nodes have the same.
 	Slot int

@@ -27,6 +27,8 @@ type sent struct {
 	count uint64            // sets so far
 	swarm [sha256.Size]byte // of what it was told of the swarm
 	nodes uint64            // how much of the roster
+	// tunnels is of the keys of encrypted networks that it was told.
+	tunnels [sha256.Size]byte
 	// networks are the parts of a set of which some were sent; slack ends when the
 	// node need not have programmed the last set to be sent another.
 	networks []*wire.Networks

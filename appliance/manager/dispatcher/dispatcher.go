@@ -47,6 +47,7 @@ const (
 	// What one node may make the managers keep: its description, in bytes, and
 	// reports that are not written yet.
 	maxDescription = 64 << 10
+	maxBoot        = 64
 	maxPending     = 64
 
 	// A node may register this often in a while.

@@ -56,7 +56,7 @@ func (t *term) describe(s *session, d *wire.Describe) error {
 	t.mu.Lock()
 	s.member = d.Member
 	t.mu.Unlock()
-	return t.take(s, report{node: s.node, description: &d.Description, member: d.Member, dataPath: d.DataPath})
+	return t.take(s, report{node: s.node, description: &d.Description, member: d.Member, dataPath: d.DataPath, boot: d.Boot})
 }
 
 // checkDescription refuses what would burden every manager's memory.

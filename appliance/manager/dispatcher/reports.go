@@ -22,7 +22,7 @@ const batch = 512
 // report is what is to be written about a node and its tasks.
 type report struct {
 	node string
-	// state, message, address, description, member and dataPath, if not empty,
+	// state, message, address, description, member, dataPath and boot, if not empty,
 	// are the node's.
 	state       swarm.NodeState
 	message     string
@@ -31,6 +31,7 @@ type report struct {
 	// member is how the node can be a replica, as it says itself.
 	member   *wire.Member
 	dataPath string
+	boot     string
 	tasks    []wire.TaskStatus
 	// done, if not nil, is called once the report is written.
 	done func()
@@ -186,6 +187,7 @@ func mergeNode(snap *store.Snapshot, next *object.Node, r report, now time.Time)
 		if a, err := netip.ParseAddr(r.dataPath); err == nil && !a.IsUnspecified() && !a.IsMulticast() {
 			next.DataPath = a.Unmap().String()
 		}
+		next.Boot = r.boot[:min(len(r.boot), maxBoot)]
 	}
 	// A worker's word on this counts for nothing.
 	if r.member != nil && next.Spec.Role == swarm.NodeRoleManager {

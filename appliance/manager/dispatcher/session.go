@@ -48,7 +48,7 @@ type session struct {
 
 // outbox is what is to be sent.
 type outbox struct {
-	beat, assign, swarm, nodes, networks bool
+	beat, assign, swarm, nodes, networks, tunnels bool
 	// ask: the node is to show that it is alive.
 	ask         bool
 	invitations []string
@@ -126,7 +126,7 @@ func (t *term) serve(ctx context.Context, conn net.Conn, from pki.Node) error {
 	t.cfg.Logger.InfoContext(ctx, "node registered", "node", node)
 	t.report(report{
 		node: node, state: swarm.NodeStateReady, address: s.address,
-		description: &m.Hello.Description, member: m.Hello.Member, dataPath: m.Hello.DataPath,
+		description: &m.Hello.Description, member: m.Hello.Member, dataPath: m.Hello.DataPath, boot: m.Hello.Boot,
 	})
 	s.poke(func(o *outbox) { o.swarm, o.nodes, o.networks, o.assign = true, true, true, true })
 	g, gctx := errgroup.WithContext(ctx)
@@ -221,6 +221,11 @@ func (t *term) tell(s *session, sent *sent, o outbox) error {
 	}
 	if o.nodes {
 		if err := t.tellNodes(s, sent); err != nil {
+			return err
+		}
+	}
+	if o.swarm || o.networks || o.tunnels {
+		if err := t.tellTunnels(s, sent); err != nil {
 			return err
 		}
 	}

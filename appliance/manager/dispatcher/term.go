@@ -221,6 +221,11 @@ func (t *term) changed(prev, snap *store.Snapshot, k store.Key) {
 		}
 	case object.KindNode:
 		t.wake(k.ID, func(o *outbox) { o.swarm = true })
+		if tunnelEnd(prev, k.ID) != tunnelEnd(snap, k.ID) {
+			for node := range t.sessions {
+				t.wake(node, func(o *outbox) { o.tunnels = true })
+			}
+		}
 		t.end(snap, k.ID)
 		t.remind(snap, k.ID)
 	default:

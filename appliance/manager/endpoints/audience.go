@@ -144,3 +144,7 @@ func (a *Audience) Programmed(node string, c *Cursor, version uint64) (released 
 
 // Held tells whether a task's stop waits.
 func (a *Audience) Held(task string) bool { return a.drains.held[task] != nil }
+
+// Encrypted are the nodes that a node shares encrypted networks with, in order;
+// on tells whether it is on any.
+func (a *Audience) Encrypted(node string) (peers []string, on bool) { return a.board.encrypted(node) }

@@ -206,3 +206,18 @@ func (r *round) touch(id string) {
 	r.touched[id] = true
 	r.news.All = r.news.All || r.ingress[id]
 }
+
+// encrypted are the nodes that a node shares encrypted networks with, in order.
+func (b *Board) encrypted(node string) (peers []string, on bool) {
+	all := map[string]bool{}
+	for id := range b.on[node] {
+		o := b.networks[id]
+		if o == nil || !o.known || o.item.Network == nil || !o.item.Network.Encrypted {
+			continue
+		}
+		on = true
+		maps.Copy(all, o.nodes)
+	}
+	delete(all, node)
+	return slices.Sorted(maps.Keys(all)), on
+}
