@@ -130,3 +130,24 @@ func serveEcho(b *testing.B, ns string) string {
 	b.Cleanup(func() { _ = conn.Close(); <-done })
 	return conn.LocalAddr().String()
 }
+// BenchmarkOpen opens the name server of a container, and shuts it: at first
+// with no rules, then as a process does that comes after another.
+func BenchmarkOpen(b *testing.B) {
+	w := newWorld(b)
+	b.Run("new", func(b *testing.B) {
+		for i := range b.N {
+			b.StopTimer()
+			ns := container(b)
+			b.StartTimer()
+			w.open(b, dns.Client{ID: fmt.Sprint("c", i), Namespace: ns})
+		}
+	})
+	b.Run("again", func(b *testing.B) {
+		ns := container(b)
+		for b.Loop() {
+			w.open(b, client(ns))
+			w.stop()
+			w.start(b)
+		}
+	})
+}

@@ -13,9 +13,10 @@ import (
 	"skep/net/dns"
 	"skep/net/link"
 	"skep/net/link/linktest"
+	"skep/net/link/umltest"
 )
 
-func TestMain(m *testing.M) { linktest.Main(m) }
+func TestMain(m *testing.M) { umltest.Main(m, linktest.Main) }
 
 // world is a node's resolver, and the directory that survives it.
 type world struct {

@@ -174,7 +174,8 @@ func (r *Resolver) Retain(ids []string) {
 
 // Check mends the rules of containers whose rules are not as they were made,
 // and says how many these were.
-func (r *Resolver) Check(ctx context.Context) (repaired int, err error) {
+func (r *Resolver) Check(ctx context.Context) (int, error) {
+	repaired := 0
 	var errs []error
 	for _, s := range r.opened() {
 		if ctx.Err() != nil {
