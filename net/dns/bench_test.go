@@ -130,6 +130,7 @@ func serveEcho(b *testing.B, ns string) string {
 	b.Cleanup(func() { _ = conn.Close(); <-done })
 	return conn.LocalAddr().String()
 }
+
 // BenchmarkOpen opens the name server of a container, and shuts it: at first
 // with no rules, then as a process does that comes after another.
 func BenchmarkOpen(b *testing.B) {
