@@ -98,7 +98,7 @@ func TestDocker_CommandsWorkAgainstTheRoutes(t *testing.T) {
 		{args: "network inspect -f {{.Driver}} none", stdout: "null\n"},
 		{args: "network inspect nope", stderr: "network nope not found", code: 1},
 		{args: "network rm bridge", stderr: "pre-defined network", code: 1},
-		{args: "network create -d overlay n", stderr: "overlay networks are not supported yet", code: 1},
+		{args: "network create -d overlay n", stderr: "This node is not a swarm manager.", code: 1},
 		{args: "system df -v", stdout: "Images space usage"},
 		{args: "system prune -f", stdout: "Total reclaimed space"},
 		{args: "commit x y", stderr: "not supported yet", code: 1},

@@ -12,12 +12,14 @@ import (
 	"github.com/moby/moby/api/types/swarm"
 	"github.com/opencontainers/go-digest"
 
+	"skep/appliance/manager/allocator"
 	"skep/store"
 	"skep/store/object"
 )
 
-// orchestrate is the least that a swarm does: it makes running tasks for
-// services until ctx ends, and removes those that are of another revision.
+// orchestrate is the least that a swarm does beside allocating: it makes tasks
+// for services until ctx ends, lets those run that have all that they need, and
+// removes those that are of another revision.
 func (m *manager) orchestrate(ctx context.Context) {
 	for after := uint64(0); ; {
 		ch := m.store.Since(after)
@@ -45,6 +47,13 @@ func (m *manager) orchestrate(ctx context.Context) {
 	}
 }
 
+// live runs what a leading manager runs, until ctx ends.
+func (m *manager) live(ctx context.Context, loops *sync.WaitGroup) {
+	loops.Go(func() { m.orchestrate(ctx) })
+	loops.Go(func() { _ = allocator.Run(ctx, m.store) })
+	loops.Go(func() { _ = m.events.Watch(ctx, m.store) })
+}
+
 func (m *manager) reconcile(s *store.Snapshot, tx *store.Tx, o *object.Service) {
 	slots := map[int]bool{}
 	want := 1
@@ -57,12 +66,17 @@ func (m *manager) reconcile(s *store.Snapshot, tx *store.Tx, o *object.Service) 
 			continue
 		}
 		slots[task.Slot] = true
+		if task.Status.State == swarm.TaskStatePending {
+			task = task.Clone().(*object.Task)
+			task.Status = swarm.TaskStatus{State: swarm.TaskStateRunning, Message: "started", Timestamp: time.Now(), ContainerStatus: &swarm.ContainerStatus{ContainerID: "c" + task.ID}}
+			tx.Update(task)
+		}
 	}
 	for slot := 1; slot <= want; slot++ {
 		if !slots[slot] {
 			tx.Create(&object.Task{
 				ID: object.NewID(), ServiceID: o.ID, SpecVersion: o.SpecVersion, Slot: slot, NodeID: m.nodeID, DesiredState: swarm.TaskStateRunning,
-				Status: swarm.TaskStatus{State: swarm.TaskStateRunning, Message: "started", Timestamp: time.Now(), ContainerStatus: &swarm.ContainerStatus{ContainerID: "c"}},
+				Status: swarm.TaskStatus{State: swarm.TaskStateNew, Message: "created", Timestamp: time.Now()},
 			})
 		}
 	}
@@ -175,8 +189,7 @@ func TestDocker_DrivesTheSwarm(t *testing.T) {
 			if m.store == nil {
 				t.Fatal("there is no swarm")
 			}
-			loops.Go(func() { m.orchestrate(ctx) })
-			loops.Go(func() { _ = m.events.Watch(ctx, m.store) })
+			m.live(ctx, &loops)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -28,12 +29,15 @@ func golden(t *testing.T, name string, v any) (answer any) {
 	return answer
 }
 
-// timeless is JSON without what the store fills in.
+// timeless is JSON without what the store fills in, and what the daemon numbers.
 func timeless(v any) any {
 	switch v := v.(type) {
 	case map[string]any:
-		for _, key := range []string{"Version", "CreatedAt", "UpdatedAt"} {
+		for _, key := range []string{"Version", "CreatedAt", "UpdatedAt", "Created", "EndpointID", "LocalLBIndex"} {
 			delete(v, key)
+		}
+		if _, peer := v["IP"]; peer {
+			delete(v, "Name") // a node has another name there
 		}
 		for _, e := range v {
 			timeless(e)
@@ -60,6 +64,10 @@ func TestGolden_ShowsObjectsAsDockerDoes(t *testing.T) {
 	wantNodes := golden(t, "nodes", &nodes)
 	wantTasks := golden(t, "tasks", &tasks)
 	wantCluster := golden(t, "swarm", &cluster)
+	var networks, front, ingress any
+	golden(t, "networks", &networks)
+	golden(t, "network-front", &front)
+	golden(t, "network-ingress", &ingress)
 
 	m := newManager(t)
 	if _, err := m.Init(t.Context(), swarm.InitRequest{Spec: cluster.Spec}); err != nil {
@@ -77,15 +85,26 @@ func TestGolden_ShowsObjectsAsDockerDoes(t *testing.T) {
 		for n := range s.Nodes.All() {
 			tx.Delete(n)
 		}
-		tx.Create(&object.Node{Node: nodes[0]})
+		tx.Create(&object.Node{Node: nodes[0], Slot: 1})
+		for n := range s.Networks.All() {
+			tx.Delete(n)
+		}
+		for i, at := range tasks[0].NetworksAttachments {
+			tx.Create(&object.Network{Network: at.Network, VNI: uint32(4096 + i)})
+		}
 		o := &object.Service{Service: service}
 		tx.Create(o)
 		tx.Create(&object.Revision{ServiceID: o.ID, Service: o.Spec.Annotations, Spec: tasks[0].Spec, Endpoint: o.Spec.EndpointSpec})
 	})
 	web, _ := m.store.Snapshot().Services.Get(service.ID)
+	m.nodeID = nodes[0].ID
 	m.store.Write(t, func(tx *store.Tx) {
 		for _, task := range tasks {
-			tx.Create(&object.Task{ID: task.ID, ServiceID: task.ServiceID, SpecVersion: web.SpecVersion, Slot: task.Slot, NodeID: task.NodeID, DesiredState: task.DesiredState, Status: task.Status})
+			o := &object.Task{ID: task.ID, ServiceID: task.ServiceID, SpecVersion: web.SpecVersion, Slot: task.Slot, NodeID: task.NodeID, DesiredState: task.DesiredState, Status: task.Status}
+			for _, at := range slices.Backward(task.NetworksAttachments) { // the routing mesh is a task's last
+				o.Networks = append(o.Networks, object.TaskNetwork{ID: at.Network.ID, Addresses: at.Addresses})
+			}
+			tx.Create(o)
 		}
 	})
 	for path, want := range map[string]any{
@@ -94,6 +113,9 @@ func TestGolden_ShowsObjectsAsDockerDoes(t *testing.T) {
 		"/nodes":                             wantNodes,
 		"/tasks":                             wantTasks,
 		"/swarm":                             wantCluster,
+		"/networks?filters={%22scope%22:[%22swarm%22]}": networks,
+		"/networks/front?verbose=true":                  front,
+		"/networks/ingress":                             ingress,
 	} {
 		var got any
 		m.ok(t, "GET", path, "", &got)

@@ -83,6 +83,9 @@ func (m *membership) Init(ctx context.Context, req swarm.InitRequest) (string, e
 	tx := store.Begin(s.Snapshot())
 	tx.Create(cluster)
 	tx.Create(node)
+	ingress := storetest.Ingress()
+	ingress.ID = object.NewID()
+	tx.Create(ingress)
 	if _, err := s.Propose(ctx, tx); err != nil {
 		return "", err
 	}

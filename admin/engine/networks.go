@@ -10,6 +10,7 @@ import (
 
 	"skep/admin"
 	"skep/admin/filters"
+	"skep/store"
 	"skep/store/object"
 )
 
@@ -26,8 +27,36 @@ func (a *API) networkRoutes() []admin.Route {
 }
 
 // predefined says whether a network is there from the start on every node.
-func predefined(name string) bool {
-	return name == "bridge" || name == "host" || name == "none"
+func predefined(name string) bool { return object.Predefined(name) }
+
+// someNetwork is a network of this node or, if swarm is set, of the swarm.
+type someNetwork struct {
+	network.Inspect
+	swarm *object.Network
+}
+
+// networks are those of the swarm, as far as this node knows them, and its own.
+// The snapshot is nil on a node that is no manager.
+func (a *API) networks(ctx context.Context) (all []someNetwork, s *store.Snapshot, err error) {
+	own, err := a.Networks.List(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	_, reads := ctx.Value(readKey{}).(http.ResponseWriter)
+	if s, err = a.state(ctx); err != nil && (!errdefs.IsUnavailable(err) || !reads && a.Swarm.Info(ctx).ControlAvailable) {
+		return nil, nil, err
+	}
+	if err == nil {
+		for n := range s.Networks.All() {
+			if !n.PendingDelete {
+				all = append(all, someNetwork{network.Inspect{Network: showNetwork(n)}, n})
+			}
+		}
+	}
+	for _, n := range own {
+		all = append(all, someNetwork{Inspect: n})
+	}
+	return all, s, nil
 }
 
 func (a *API) networkList(w http.ResponseWriter, r *http.Request) error {
@@ -44,29 +73,32 @@ func (a *API) networkList(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	all, err := a.Networks.List(r.Context())
+	all, s, err := a.networks(r.Context())
 	if err != nil {
 		return err
 	}
+	var users map[string]bool
+	if f.Has("dangling") && s != nil {
+		users = usedNetworks(s)
+	}
 	list := []network.Summary{}
 	for _, n := range all {
-		if matchNetwork(f, dangling, n) {
-			list = append(list, network.Summary{Network: networkShape(n).Network})
+		// Networks that cannot be removed are never dangling.
+		unused := !predefined(n.Name) && !n.Ingress && len(n.Containers) == 0 && !users[n.ID]
+		if matchNetwork(f, n.Network) && (!f.Has("dangling") || dangling == unused) {
+			list = append(list, network.Summary{Network: networkShape(n.Inspect).Network})
 		}
 	}
 	return writeJSON(w, http.StatusOK, list)
 }
 
-func matchNetwork(f filters.Filters, dangling bool, n network.Inspect) bool {
+func matchNetwork(f filters.Filters, n network.Network) bool {
 	kind := "custom"
 	if predefined(n.Name) {
 		kind = "builtin"
 	}
-	// Networks that cannot be removed are never dangling.
-	unused := kind == "custom" && len(n.Containers) == 0
 	return f.Exact("driver", n.Driver) && f.Prefix("id", n.ID) && f.Contains("name", n.Name) &&
-		f.Exact("scope", n.Scope) && f.Exact("type", kind) && f.Labels("label", n.Labels) &&
-		(!f.Has("dangling") || dangling == unused)
+		f.Exact("scope", n.Scope) && f.Exact("type", kind) && f.Labels("label", n.Labels)
 }
 
 // networkShape fills in what clients expect not to be null, and leaves out
@@ -81,25 +113,36 @@ func networkShape(n network.Inspect) network.Inspect {
 }
 
 func (a *API) networkInspect(w http.ResponseWriter, r *http.Request) error {
-	n, err := a.findNetwork(r.Context(), r.PathValue("id"), param(r, "scope"))
+	n, s, err := a.findNetwork(r.Context(), r.PathValue("id"), param(r, "scope"))
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, http.StatusOK, networkShape(n))
+	if n.swarm != nil {
+		describeNetwork(s, &n.Inspect, n.swarm, a.Swarm.Info(r.Context()).NodeID)
+		if flag(r, "verbose") {
+			n.Services = networkServices(s, n.swarm)
+		}
+	}
+	return writeJSON(w, http.StatusOK, networkShape(n.Inspect))
 }
 
 // findNetwork looks a network up by ID, name, or the beginning of an ID, in
 // this order.
-func (a *API) findNetwork(ctx context.Context, ref, scope string) (network.Inspect, error) {
-	all, err := a.Networks.List(ctx)
+func (a *API) findNetwork(ctx context.Context, ref, scope string) (someNetwork, *store.Snapshot, error) {
+	all, s, err := a.networks(ctx)
 	if err != nil {
-		return network.Inspect{}, err
+		return someNetwork{}, nil, err
 	}
-	var found []network.Inspect
-	for _, fits := range []func(n network.Inspect) bool{
-		func(n network.Inspect) bool { return n.ID == ref },
-		func(n network.Inspect) bool { return n.Name == ref },
-		func(n network.Inspect) bool { return ref != "" && strings.HasPrefix(n.ID, ref) },
+	n, err := pickNetwork(all, ref, scope)
+	return n, s, err
+}
+
+func pickNetwork(all []someNetwork, ref, scope string) (someNetwork, error) {
+	var found []someNetwork
+	for _, fits := range []func(n someNetwork) bool{
+		func(n someNetwork) bool { return n.ID == ref },
+		func(n someNetwork) bool { return n.Name == ref },
+		func(n someNetwork) bool { return ref != "" && strings.HasPrefix(n.ID, ref) },
 	} {
 		for _, n := range all {
 			// Services may use the networks that every node has.
@@ -113,58 +156,22 @@ func (a *API) findNetwork(ctx context.Context, ref, scope string) (network.Inspe
 	}
 	switch len(found) {
 	case 0:
-		return network.Inspect{}, object.Errorf(errdefs.ErrNotFound, "network %s not found", ref)
+		return someNetwork{}, object.Errorf(errdefs.ErrNotFound, "network %s not found", ref)
 	case 1:
 		return found[0], nil
 	}
-	return network.Inspect{}, invalid("network %s is ambiguous (%d matches found)", ref, len(found))
+	return someNetwork{}, invalid("network %s is ambiguous (%d matches found)", ref, len(found))
 }
 
-func (a *API) networkCreate(_ http.ResponseWriter, r *http.Request) error {
-	req, err := decode[network.CreateRequest](r)
-	switch {
-	case err != nil:
-		return err
-	case req.Name == "":
-		return invalid("network name cannot be empty")
-	case predefined(req.Name):
-		return object.Errorf(errdefs.ErrPermissionDenied, "%s is a pre-defined network and cannot be created", req.Name)
-	}
-	switch req.Driver {
-	case "", "bridge":
-		return unbuilt("bridge networks other than the node's own are")
-	case "overlay":
-		return unbuilt("overlay networks are")
-	case "macvlan", "ipvlan", "host", "null":
-		return unbuilt(req.Driver + " networks are")
-	}
-	return object.Errorf(errdefs.ErrNotFound, "plugin %q not found", req.Driver)
-}
-
-// networkConnect also answers disconnect: containers stay on the network that
+// networkConnect also answers disconnect: containers stay on the networks that
 // they were created on.
 func (a *API) networkConnect(_ http.ResponseWriter, r *http.Request) error {
-	if _, err := a.findNetwork(r.Context(), r.PathValue("id"), ""); err != nil {
-		return err
-	}
-	return unbuilt("changing the networks of a container is")
-}
-
-func (a *API) networkRemove(_ http.ResponseWriter, r *http.Request) error {
-	n, err := a.findNetwork(r.Context(), r.PathValue("id"), "")
+	n, _, err := a.findNetwork(r.Context(), r.PathValue("id"), "")
 	if err != nil {
 		return err
 	}
-	if predefined(n.Name) {
-		return object.Errorf(errdefs.ErrPermissionDenied, "%s is a pre-defined network and cannot be removed", n.Name)
+	if n.swarm != nil && !n.Attachable {
+		return object.Errorf(errdefs.ErrPermissionDenied, "network %s not manually attachable", n.Name)
 	}
-	return unbuilt("removing networks is")
-}
-
-// networkPrune has nothing to remove: the node's own networks stay.
-func (a *API) networkPrune(w http.ResponseWriter, r *http.Request) error {
-	if _, err := filterBy(r, "label", "label!", "until"); err != nil {
-		return err
-	}
-	return writeJSON(w, http.StatusOK, network.PruneReport{})
+	return unbuilt("changing the networks of a container is")
 }

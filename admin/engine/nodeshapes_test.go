@@ -347,7 +347,7 @@ func TestNetworks_AreFoundAndRefused(t *testing.T) {
 		{"GET /networks/576", "", 400, "network 576 is ambiguous (2 matches found)"},
 		{`GET /networks?filters={%22type%22:[%22custom%22]}`, "", 200, `[]`},
 		{`GET /networks?filters={%22type%22:[%22odd%22]}`, "", 400, "invalid filter"},
-		{"POST /networks/create", `{"Name":"ov","Driver":"overlay"}`, 501, "overlay networks are not supported yet"},
+		{"POST /networks/create", `{"Name":"ov","Driver":"overlay"}`, 403, "This node is not a swarm manager."},
 		{"POST /networks/create", `{"Name":"host"}`, 403, "host is a pre-defined network"},
 		{"POST /networks/create", `{"Name":"x","Driver":"nodrv"}`, 404, `plugin \"nodrv\" not found`},
 		{"POST /networks/create", `{}`, 400, "network name"},

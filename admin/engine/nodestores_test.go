@@ -28,6 +28,7 @@ import (
 
 	"skep/admin"
 	"skep/admin/engine"
+	"skep/store"
 	"skep/store/object"
 )
 
@@ -213,6 +214,14 @@ type loneNode struct{ engine.Swarm }
 
 func (loneNode) Info(context.Context) swarm.Info {
 	return swarm.Info{LocalNodeState: swarm.LocalNodeStateInactive}
+}
+
+func (loneNode) Store(context.Context) (store.Proposer, error) {
+	return nil, object.Errorf(errdefs.ErrUnavailable, "%s", notManager)
+}
+
+func (loneNode) Replica() (*store.Snapshot, error) {
+	return nil, object.Errorf(errdefs.ErrUnavailable, "%s", notManager)
 }
 
 type host struct{ engine.Host }

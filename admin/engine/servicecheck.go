@@ -21,8 +21,8 @@ import (
 // pinTimeout bounds how long a service waits for a registry to name a digest.
 const pinTimeout = 15 * time.Second
 
-// checkService refuses a spec that can never run. It writes networks by name,
-// as their IDs differ from node to node. id is the service that the spec is
+// checkService refuses a spec that can never run. It writes the networks of
+// nodes by name, as their IDs differ from node to node, and others by ID. id is the service that the spec is
 // for, empty for a new one.
 func (a *API) checkService(ctx context.Context, s *store.Snapshot, id string, spec *swarm.ServiceSpec) error {
 	if err := object.ValidateService(*spec); err != nil {
@@ -86,42 +86,48 @@ func checkBuilt(c *swarm.ContainerSpec) error {
 	return nil
 }
 
-// resolveNetworks replaces the targets by names. Only the networks that every
-// node has can be used so far.
+// resolveNetworks replaces the targets: by names where every node has the
+// network, by IDs else.
 func (a *API) resolveNetworks(ctx context.Context, targets []swarm.NetworkAttachmentConfig) error {
 	if len(targets) == 0 {
 		return nil
 	}
-	all, err := a.Networks.List(ctx)
+	all, _, err := a.networks(ctx)
 	if err != nil {
 		return err
 	}
 	for i := range targets {
-		n, err := findNetwork(all, targets[i].Target)
-		if err != nil {
+		n, err := pickNetwork(all, targets[i].Target, "")
+		switch {
+		case errdefs.IsNotFound(err):
+			return invalid("%v", err)
+		case err != nil:
 			return err
-		}
-		if !predefined(n.Name) {
+		case n.swarm == nil && !predefined(n.Name):
 			return object.Errorf(errdefs.ErrPermissionDenied,
 				"The network %s cannot be used with services. Only networks scoped to the swarm can be used, such as those created with the overlay driver.", n.Name)
+		case n.Ingress:
+			return invalid("Service cannot be explicitly attached to the ingress network %q", n.Name)
+		case n.swarm == nil:
+			targets[i].Target = n.Name
+		default:
+			targets[i].Target = n.ID
 		}
-		targets[i].Target = n.Name
+		for _, other := range targets[:i] {
+			if other.Target == targets[i].Target {
+				return invalid("network %s is given more than once", n.Name)
+			}
+		}
 	}
 	return nil
 }
 
-func findNetwork(all []network.Inspect, ref string) (network.Inspect, error) {
-	for _, n := range all {
-		if n.ID == ref || n.Name == ref {
-			return n, nil
-		}
-	}
-	return network.Inspect{}, invalid("network %s not found", ref)
-}
-
-// checkReferences refuses what the state does not bear: secrets and configs
-// that are not there, ports that another service has.
+// checkReferences refuses what the state does not bear: secrets, configs and
+// networks that are not there, ports that another service has.
 func checkReferences(s *store.Snapshot, id string, spec swarm.ServiceSpec) error {
+	if err := checkNetworks(s, spec); err != nil {
+		return err
+	}
 	c := spec.TaskTemplate.ContainerSpec
 	if c == nil {
 		return nil
@@ -144,6 +150,29 @@ func checkReferences(s *store.Snapshot, id string, spec swarm.ServiceSpec) error
 		return err
 	}
 	return checkPorts(s, id, spec.EndpointSpec)
+}
+
+// checkNetworks refuses networks that are not there or do not go together, and
+// ports on all nodes where there is no network for that.
+func checkNetworks(s *store.Snapshot, spec swarm.ServiceSpec) error {
+	targets := spec.TaskTemplate.Networks
+	for _, t := range targets {
+		if n, ok := s.Networks.Get(t.Target); !predefined(t.Target) && (!ok || n.PendingDelete) {
+			return invalid("network %s not found", t.Target)
+		}
+		if (t.Target == "host" || t.Target == "none") && len(targets) > 1 {
+			return invalid("network %s cannot be used together with others", t.Target)
+		}
+	}
+	if !needsIngress(spec) {
+		return nil
+	}
+	for n := range s.Networks.All() {
+		if n.Spec.Ingress && !n.PendingDelete {
+			return nil
+		}
+	}
+	return object.Errorf(errdefs.ErrFailedPrecondition, "service needs ingress network, but no ingress network is present")
 }
 
 func missing(kind string, names []string) error {

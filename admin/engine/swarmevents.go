@@ -40,7 +40,7 @@ func swarmEvents(prev *store.Snapshot, ch store.Changes) []events.Message {
 	for _, k := range keys {
 		kind := events.Type(k.Kind)
 		switch k.Kind {
-		case object.KindNode, object.KindService, object.KindSecret, object.KindConfig:
+		case object.KindNode, object.KindService, object.KindSecret, object.KindConfig, object.KindNetwork:
 		default:
 			continue
 		}
@@ -68,8 +68,15 @@ func swarmEvents(prev *store.Snapshot, ch store.Changes) []events.Message {
 
 // present is nil for what is not there or about to go.
 func present(o object.Object) object.Object {
-	if s, ok := o.(*object.Service); ok && s.PendingDelete {
-		return nil
+	switch o := o.(type) {
+	case *object.Service:
+		if o.PendingDelete {
+			return nil
+		}
+	case *object.Network:
+		if o.PendingDelete {
+			return nil
+		}
 	}
 	return o
 }
@@ -83,6 +90,7 @@ func allKeys(prev, now *store.Snapshot) []store.Key {
 		collect(&keys, seen, s.Services.All())
 		collect(&keys, seen, s.Secrets.All())
 		collect(&keys, seen, s.Configs.All())
+		collect(&keys, seen, s.Networks.All())
 	}
 	return keys
 }

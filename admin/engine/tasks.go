@@ -36,6 +36,8 @@ func showTask(s *store.Snapshot, t *object.Task) swarm.Task {
 		Status:       t.Status,
 		DesiredState: t.DesiredState,
 		JobIteration: t.JobIteration,
+
+		NetworksAttachments: showAttachments(s, t),
 	}
 	if rev := s.Revision(t.ServiceID, t.SpecVersion); rev != nil {
 		shown.Spec = rev.Spec

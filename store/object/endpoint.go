@@ -1,6 +1,8 @@
 package object
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"net/netip"
 	"slices"
 
@@ -98,6 +100,13 @@ type OverlayAttachment struct {
 	MAC       string
 	// Gateways are the network's, one for each family.
 	Gateways []netip.Addr `json:",omitempty"`
+}
+
+// OverlayEndpointID is what the API calls the place of a task, or of a [Guest],
+// on a network of the swarm.
+func OverlayEndpointID(task, network string) string {
+	sum := sha256.Sum256([]byte("endpoint " + task + " " + network))
+	return hex.EncodeToString(sum[:])
 }
 
 // Clone is a copy that shares nothing with o.

@@ -1,6 +1,7 @@
 package object
 
 import (
+	"iter"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -64,6 +65,16 @@ type TaskNetwork struct {
 	Addresses []netip.Prefix `cbor:"2,keyasint,omitempty"`
 	// Aliases are names that it answers to there, beside its own and its service's.
 	Aliases []string `cbor:"3,keyasint,omitempty"`
+}
+
+// OnNetwork reports whether one of the tasks holds addresses of a network.
+func OnNetwork(tasks iter.Seq[*Task], network string) bool {
+	for t := range tasks {
+		if !Over(t) && slices.ContainsFunc(t.Networks, func(n TaskNetwork) bool { return n.ID == network }) {
+			return true
+		}
+	}
+	return false
 }
 
 func cloneTaskNetworks(in []TaskNetwork) []TaskNetwork {

@@ -91,8 +91,10 @@ func ValidateService(s swarm.ServiceSpec) error {
 	return nil
 }
 
-func serviceName(s *swarm.ServiceSpec) error {
-	n := s.Name
+func serviceName(s *swarm.ServiceSpec) error { return dnsName(s.Name) }
+
+// dnsName is for services and networks, by whose names containers find each other.
+func dnsName(n string) error {
 	switch {
 	case n == "":
 		return invalid("meta: name must be provided")

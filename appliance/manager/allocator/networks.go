@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/swarm"
@@ -20,7 +19,7 @@ import (
 // The numbers of networks that are chosen; those below are only for users.
 const (
 	firstVNI = 4096
-	lastVNI  = 1<<24 - 1
+	lastVNI  = object.MaxVNI
 )
 
 // The pool of IPv4 subnets where the swarm has none of its own.
@@ -229,7 +228,7 @@ func (l *land) overlapping(s netip.Prefix) *object.Network {
 
 // vni is the number that the user asks for, or the lowest that is free.
 func (l *land) vni(n *object.Network) (uint32, error) {
-	if want, ok, err := WantedVNI(n); ok || err != nil {
+	if want, ok, err := n.WantedVNI(); ok || err != nil {
 		if other := l.vnis[want]; other != nil {
 			return 0, object.Errorf(errdefs.ErrInvalidArgument, "VXLAN ID %d is in use by network %s", want, other.Spec.Name)
 		}
@@ -241,23 +240,4 @@ func (l *land) vni(n *object.Network) (uint32, error) {
 		}
 	}
 	return 0, object.Errorf(errdefs.ErrResourceExhausted, "no VXLAN ID is free")
-}
-
-// WantedVNI is the number that the user asks for, if any. Where the user gives
-// one for each subnet, as Docker does, it is the first: we need only one.
-func WantedVNI(n *object.Network) (vni uint32, ok bool, err error) {
-	text, _ := n.Option(object.OptionVNI)
-	if text == "" {
-		return 0, false, nil
-	}
-	for i, one := range strings.Split(text, ",") {
-		v, err := strconv.ParseUint(strings.TrimSpace(one), 10, 32)
-		if err != nil || v == 0 || v > lastVNI {
-			return 0, false, object.Errorf(errdefs.ErrInvalidArgument, "VXLAN ID %q is not a number from 1 to %d", one, lastVNI)
-		}
-		if i == 0 {
-			vni = uint32(v)
-		}
-	}
-	return vni, true, nil
 }

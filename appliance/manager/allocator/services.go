@@ -83,7 +83,7 @@ func (r *round) virtualIPs(svc *object.Service, want swarm.EndpointSpec) (out []
 	for _, v := range svc.Endpoint.VirtualIPs {
 		// While the service moves to other networks, it is still to be found
 		// on those that its old tasks are on.
-		if !slices.Contains(ids, v.NetworkID) && r.liveOn(svc, v.NetworkID) {
+		if !slices.Contains(ids, v.NetworkID) && object.OnNetwork(r.snap.Tasks.By(store.ByService, svc.ID), v.NetworkID) {
 			out = append(out, v)
 		}
 	}
@@ -108,16 +108,6 @@ func virtualIPsOn(svc *object.Service, network string) (out []swarm.EndpointVirt
 		}
 	}
 	return out
-}
-
-// liveOn reports whether a task of the service holds addresses on a network.
-func (r *round) liveOn(svc *object.Service, network string) bool {
-	for t := range r.snap.Tasks.By(store.ByService, svc.ID) {
-		if !object.Over(t) && slices.ContainsFunc(t.Networks, func(n object.TaskNetwork) bool { return n.ID == network }) {
-			return true
-		}
-	}
-	return false
 }
 
 // networksOf are the networks of the swarm that are asked for; that of the
