@@ -119,6 +119,8 @@ type kernel interface {
 	set(ctx context.Context, services []service) error
 	// check repairs what differs from what was last set, and says how much that was.
 	check(ctx context.Context) (int, error)
+	// count says how many connections each backend of these services has.
+	count(held map[key]service) (map[served]uint64, error)
 	// destroy removes everything that is ours.
 	destroy() error
 	close() error
@@ -172,6 +174,8 @@ func (b *Balancer) openKernel() (kernel, error) {
 	switch b.mode {
 	case NFT:
 		return openFilter(b.config)
+	case IPVS:
+		return openVirtual(b.config)
 	default:
 		return nil, fmt.Errorf("there is no mode %q", b.mode)
 	}

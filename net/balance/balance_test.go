@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"skep/net/link/linktest"
+	"skep/net/link/umltest"
 )
 
-func TestMain(m *testing.M) { linktest.Main(m) }
+func TestMain(m *testing.M) { umltest.Main(m, linktest.Main) }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/moby/moby/api/types/network"
 
-	"skep/net/link"
 	"skep/net/nft"
 )
 
@@ -35,23 +34,14 @@ func (b *Balancer) Counters(ctx context.Context) ([]Counter, error) {
 	return out, err
 }
 
+// served is a backend of a service.
+type served struct {
+	key     key
+	backend nft.Target
+}
+
 func (b *Balancer) count() ([]Counter, error) {
-	conn, err := link.Open()
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	type pair struct {
-		key     key
-		backend nft.Target
-	}
-	n := map[pair]uint64{}
-	all := change{held: b.held}
-	err = conn.Flows(func(f link.Flow) {
-		if s, ok := all.serving(f); ok {
-			n[pair{s.key, s.backend(answers(f))}]++
-		}
-	})
+	n, err := b.kernel.count(b.held)
 	if err != nil {
 		return nil, err
 	}
@@ -61,7 +51,7 @@ func (b *Balancer) count() ([]Counter, error) {
 			out = append(out, Counter{
 				Service: netip.AddrPortFrom(s.key.address, s.key.port), Protocol: protocol(s.key.proto),
 				Backend:     Backend{Address: t.Address, Port: t.Port, Draining: !slices.Contains(s.live, t)},
-				Connections: n[pair{s.key, t}],
+				Connections: n[served{s.key, t}],
 			})
 		}
 	}

@@ -2,10 +2,30 @@
 
 package balance
 
-import "skep/net/nft"
+import (
+	"skep/net/balance/ipvs"
+	"skep/net/nft"
+)
+
+// NoBeside is why nftables cannot stand beside IPVS, if so.
+func NoBeside() error { return noBeside() }
 
 // Plan is the table for services as given.
 func Plan(c Config, all []Service) (nft.Table, error) {
 	services, err := check(c.Where, all)
 	return plan(c, services), err
+}
+
+// PlanBeside is the table beside IPVS for services as given.
+func PlanBeside(c Config, all []Service) (nft.Table, error) {
+	services, err := check(c.Where, all)
+	return planBeside(c, services), err
+}
+
+// PlanIPVS is what IPVS is told when the services change.
+func PlanIPVS(now, next []Service) string {
+	was, _ := check(Output, now)
+	will, _ := check(Output, next)
+	more, less := ipvs.Plan(virtualServices(was, marks(was), 1<<20), virtualServices(will, marks(will), 1<<20))
+	return ipvs.Text(more) + "--\n" + ipvs.Text(less)
 }

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/netip"
 
+	"skep/net/link"
 	"skep/net/nft"
 )
 
@@ -60,7 +61,11 @@ func parseKey(packed string) (key, bool) {
 }
 
 func (f *filter) set(ctx context.Context, services []service) error {
-	next := plan(f.config, services)
+	return f.hold(ctx, plan(f.config, services))
+}
+
+// hold makes the kernel's table this one, and keeps it so.
+func (f *filter) hold(ctx context.Context, next nft.Table) error {
 	if err := f.write(ctx, next); err != nil {
 		return err
 	}
@@ -106,6 +111,22 @@ func (f *filter) check(context.Context) (int, error) {
 	}
 	f.checked = generation
 	return n, nil
+}
+
+// count asks the connection tracking, which does the translation.
+func (f *filter) count(held map[key]service) (map[served]uint64, error) {
+	conn, err := link.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	out := map[served]uint64{}
+	all := change{held: held}
+	return out, conn.Flows(func(f link.Flow) {
+		if s, ok := all.serving(f); ok {
+			out[served{s.key, s.backend(answers(f))}]++
+		}
+	})
 }
 
 func (f *filter) destroy() error {

@@ -34,19 +34,24 @@ func plan(c Config, services []service) nft.Table {
 func frame(c Config) nft.Table {
 	hook := nft.Chain{
 		Name: "output", Hook: &nft.Hook{Type: "nat", Point: nft.Output, Priority: -100},
-		Rules: []nft.Rule{nft.Rule{}.Jump(lookups)},
+		Rules: []nft.Rule{entry(c).Jump(lookups)},
 	}
 	if c.Where == Forwarded {
 		hook.Name, hook.Hook.Point = "prerouting", nft.Prerouting
-		if c.Device != "" {
-			hook.Rules = []nft.Rule{nft.Rule{}.IfName(c.Device).Jump(lookups)}
-		}
 	}
 	return nft.Table{
 		Family: nft.Inet, Name: c.Table,
 		Maps:   []nft.Map{{Name: services4, Width: nft.WidthIPv4}, {Name: services6, Width: nft.WidthIPv6}},
 		Chains: []nft.Chain{hook, {Name: lookups, Rules: lookup(c.Where)}},
 	}
+}
+
+// entry is a rule for the packets that are balanced.
+func entry(c Config) nft.Rule {
+	if c.Where == Forwarded && c.Device != "" {
+		return nft.Rule{}.IfName(c.Device)
+	}
+	return nft.Rule{}
 }
 
 // lookup finds the service of a packet, by what names it most exactly.

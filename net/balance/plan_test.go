@@ -89,25 +89,64 @@ func TestPlan_Golden(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			path := filepath.Join("testdata", p.name+".nft")
-			if *update {
-				if err = os.WriteFile(path, []byte(table.String()), 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if d := cmp.Diff(string(want), table.String()); d != "" {
-				t.Errorf("plan differs (-want +got):\n%s", d)
-			}
+			golden(t, p.name+".nft", table.String())
 			slices.Reverse(p.services)
 			if again, _ := balance.Plan(p.config, p.services); again.String() != table.String() {
 				t.Error("the services' order matters")
 			}
 		})
 	}
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), got); d != "" {
+		t.Errorf("%s differs (-want +got):\n%s", name, d)
+	}
+}
+
+func TestPlanBeside_Golden(t *testing.T) {
+	services := []balance.Service{
+		service("10.0.9.2", "10.0.9.4", "-10.0.9.6"),
+		service("10.0.9.2:80/tcp", "10.0.9.5"),
+		service("10.0.9.3", "-10.0.9.6"),
+		service("10.0.9.7:80/tcp", "10.0.9.5"),
+		service("10.0.9.8:80/tcp"),
+		service("fd00:9::2", "fd00:9::4"),
+	}
+	table, err := balance.PlanBeside(output(), services)
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "beside.nft", table.String())
+}
+
+func TestPlanIPVS_Golden(t *testing.T) {
+	now := []balance.Service{
+		service("10.0.9.2:80/tcp", "10.0.9.4:8080", "10.0.9.5", "-10.0.9.6"),
+		service("10.0.9.2:53/udp", "10.0.9.4"),
+		service("10.0.9.3", "10.0.9.4"),
+		service("[fd00:9::2]:80/tcp", "fd00:9::4"),
+		service("fd00:9::3", "fd00:9::4"),
+	}
+	next := []balance.Service{
+		service("10.0.9.2:80/tcp", "-10.0.9.4:8080", "10.0.9.6", "10.0.9.7"),
+		service("10.0.9.3", "10.0.9.5"),
+		service("[fd00:9::2]:80/tcp"),
+	}
+	golden(t, "first.ipvs", balance.PlanIPVS(nil, now))
+	golden(t, "change.ipvs", balance.PlanIPVS(now, next))
+	golden(t, "none.ipvs", balance.PlanIPVS(next, next))
 }
 
 func TestPlan_RefusesWhatMakesNoSense(t *testing.T) {

@@ -4,6 +4,7 @@ package balance
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -23,8 +24,12 @@ func Probe(ctx context.Context) (Mode, error) {
 
 // probed keeps what was found: a kernel does not change.
 var probed = sync.OnceValues(func() (Mode, error) { //nolint:gochecknoglobals // a property of the kernel
+	virtual := link.Apart(tryVirtual)
+	if virtual == nil {
+		return IPVS, nil
+	}
 	if err := link.Apart(tryFilter); err != nil {
-		return "", fmt.Errorf("this kernel cannot balance: %w", err)
+		return "", fmt.Errorf("this kernel cannot balance: %w", errors.Join(virtual, err))
 	}
 	return NFT, nil
 })

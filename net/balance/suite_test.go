@@ -3,12 +3,16 @@
 package balance_test
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"skep/net/balance"
+	"skep/net/link/umltest"
 )
 
 // The suite is what every mode promises. It is run for each that the kernel has.
@@ -18,9 +22,33 @@ func TestSuite(t *testing.T) {
 	}
 }
 
+// TestInUML shows IPVS where the machine's own kernel has none.
+func TestInUML(t *testing.T) {
+	umltest.Run(t, "TestSuite|TestIPVS", "veth", "bridge", "ip_vs_rr", "nf_conntrack_netlink")
+}
+
 func modes(tb testing.TB) []balance.Mode {
 	tb.Helper()
+	auto, err := balance.Probe(tb.Context())
+	try(tb, err)
+	switch {
+	case umltest.Inside():
+		return []balance.Mode{balance.IPVS} // there is no nftables for IPv4
+	case auto == balance.IPVS:
+		return []balance.Mode{balance.IPVS, balance.NFT}
+	}
 	return []balance.Mode{balance.NFT}
+}
+
+// silent reports whether a service without live backends says nothing.
+func (w *world) silent(tb testing.TB) bool {
+	tb.Helper()
+	err := balance.NoBeside()
+	if w.Mode() == balance.IPVS && err != nil {
+		tb.Logf("nftables cannot stand beside IPVS here: services without backends refuse, and none is for all ports: %v", err)
+		return false
+	}
+	return true
 }
 
 // place is a way to a service.
@@ -56,6 +84,9 @@ func suite(t *testing.T, mode balance.Mode) {
 		run("leads UDP on", leadsUDP)
 		run("is silent without backends", silent)
 		run("changes at once", changesAtOnce)
+		run("serves all ports", servesAllPorts)
+		run("serves any address", servesAnyAddress)
+		run("keeps idle connections", keepsIdle)
 		run("goes on without its process", restarts)
 		run("repairs", repairs)
 		run("leaves nothing", leavesNothing)
@@ -203,7 +234,15 @@ func silent(t *testing.T, w *world, p place) {
 	old := w.dial(t, "tcp", at(p.v4, 80))
 	asked(t, old)
 	w.set(t, w.to(at(p.v4, 80), "tcp", 0, ^0))
-	if _, err := dial(w.from, "tcp", at(p.v4, 80), 300*time.Millisecond); !timedOut(err) {
+	_, err := dial(w.from, "tcp", at(p.v4, 80), 300*time.Millisecond)
+	if !w.silent(t) {
+		if !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("connect to a service that drains: %v", err)
+		}
+		asked(t, old)
+		return
+	}
+	if !timedOut(err) {
 		t.Errorf("connect to a service that drains: %v", err)
 	}
 	asked(t, old)
@@ -239,38 +278,118 @@ func silent(t *testing.T, w *world, p place) {
 	}
 }
 
+func servesAllPorts(t *testing.T, w *world, p place) {
+	for _, addr := range []string{p.v4, p.v6} {
+		all := w.to(addr, "", 0, 0)
+		special := w.to(at(addr, 8080), "tcp", 0, 1)
+		err := w.Set(t.Context(), []balance.Service{all, special})
+		if !w.silent(t) {
+			if err == nil || !strings.Contains(err.Error(), "for all ports IPVS needs the packet filter, which this kernel has not") {
+				t.Errorf("set: %v", err)
+			}
+			continue
+		}
+		try(t, err)
+		for _, c := range []struct {
+			network string
+			port    uint16
+			want    string
+		}{{"tcp", 80, "b0 80"}, {"udp", 80, "b0 80"}, {"udp", 8080, "b0 8080"}, {"tcp", 8080, "b1 8080"}} {
+			got := w.who(t, c.network, at(addr, c.port))
+			if got[0]+" "+got[1] != c.want {
+				t.Errorf("%s %s %d: got %v, want %s", addr, c.network, c.port, got, c.want)
+			}
+		}
+		old := w.dial(t, "tcp", at(addr, 80))
+		asked(t, old)
+		w.set(t, w.to(addr, "", 0, ^0))
+		asked(t, old)
+		if _, err := dial(w.from, "tcp", at(addr, 80), 300*time.Millisecond); !timedOut(err) {
+			t.Errorf("connect to a service that drains: %v", err)
+		}
+		w.set(t, w.to(addr, "", 0, 1))
+		if words, err := ask(old, 3*time.Second); !cutOff(err) {
+			t.Errorf("a connection to a removed backend: %v, %v", words, err)
+		}
+	}
+}
+
+func servesAnyAddress(t *testing.T, w *world, p place) {
+	s := []balance.Service{
+		w.to("0.0.0.0:80", "tcp", 8080, 0), w.to("0.0.0.0:80", "udp", 8080, 1), w.to("[::]:80", "tcp", 8080, 2),
+		w.to(at(node4, 8080), "tcp", 0, 3),
+	}
+	err := w.Set(t.Context(), s)
+	if p.where == balance.Output || w.Mode() == balance.IPVS {
+		if err == nil || !strings.Contains(err.Error(), "any address") {
+			t.Errorf("set: %v", err)
+		}
+		return
+	}
+	try(t, err)
+	for _, addr := range []string{node4, w.node.v4.String()} {
+		if got := w.who(t, "tcp", at(addr, 80)); got[0] != "b0" || got[1] != "8080" {
+			t.Errorf("tcp %s: %v", addr, got)
+		}
+		if got := w.who(t, "udp", at(addr, 80)); got[0] != "b1" || got[1] != "8080" {
+			t.Errorf("udp %s: %v", addr, got)
+		}
+	}
+	if got := w.who(t, "tcp", at(node6, 80)); got[0] != "b2" {
+		t.Errorf("%s: %v", node6, got)
+	}
+	if got := w.who(t, "tcp", at(node4, 8080)); got[0] != "b3" {
+		t.Errorf("%s: %v", node4, got)
+	}
+	// What only passes by is no business of the balancer.
+	if got := w.who(t, "tcp", at(w.backends[4].v4.String(), 80)); got[0] != "b4" || got[1] != "80" {
+		t.Errorf("passing by: %v", got)
+	}
+	old := w.dial(t, "tcp", at(node4, 80))
+	asked(t, old)
+	w.set(t, w.to("0.0.0.0:80", "tcp", 8080, 4))
+	if words, err := ask(old, 3*time.Second); !cutOff(err) {
+		t.Errorf("a connection to a removed backend: %v, %v", words, err)
+	}
+}
+
+func keepsIdle(t *testing.T, w *world, p place) {
+	w.set(t, w.to(at(p.v4, 80), "tcp", 0, 0))
+	c := w.dial(t, "tcp", at(p.v4, 80))
+	asked(t, c)
+	if d := w.idle(t); d < 2*time.Hour {
+		t.Errorf("an idle connection is forgotten after %v", d)
+	}
+}
+
 func changesAtOnce(t *testing.T, w *world, p place) {
 	w.set(t, w.to(at(p.v4, 80), "tcp", 0, 0, 1))
-	stop := make(chan struct{})
 	failed := make(chan error, 1)
-	n := 0
-	// Ends when stop is closed.
+	// Ends after so many connections.
 	go func() {
 		defer close(failed)
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-			}
+		for range 100 {
 			c, err := dial(w.from, "tcp", at(p.v4, 80), 10*time.Second)
 			if err != nil {
 				failed <- err
 				return
 			}
 			_ = c.Close()
-			n++
 		}
 	}()
-	for range 50 {
+	for n := 0; ; n++ {
+		select {
+		case err := <-failed:
+			if err != nil {
+				t.Errorf("connect while the backends change: %v", err)
+			}
+			t.Logf("%d changes during 100 connections", n)
+			return
+		default:
+		}
 		w.set(t, w.to(at(p.v4, 80), "tcp", 0, 2, 3, ^0, ^1))
 		w.set(t, w.to(at(p.v4, 80), "tcp", 0, 0, 1, ^2, ^3))
 	}
-	close(stop)
-	if err := <-failed; err != nil {
-		t.Errorf("connect while the backends change: %v", err)
-	}
-	t.Logf("%d connections during 100 changes", n)
 }
 
 func restarts(t *testing.T, w *world, p place) {
@@ -305,8 +424,9 @@ func repairs(t *testing.T, w *world, p place) {
 		}
 	}
 	check(false)
-	for _, harm := range harms(t, w) {
-		w.node.within(t, harm)
+	for _, h := range harms(w) {
+		t.Log(h.name)
+		w.node.within(t, h.do)
 		check(true)
 		check(false)
 		if got := w.who(t, "tcp", at(p.v4, 80))[0]; got != "b0" {

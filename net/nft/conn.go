@@ -68,7 +68,7 @@ func (c *Conn) Delete(f Family, name string) error {
 	kt := kernelTable(f, name)
 	c.c.AddTable(kt)
 	c.c.DelTable(kt)
-	if err := c.c.Flush(); err != nil {
+	if err := c.flush(); err != nil {
 		return fmt.Errorf("delete table %s: %w", name, err)
 	}
 	return nil
@@ -136,7 +136,23 @@ func (c *Conn) fill(d change, kt *nftables.Table) error {
 			}
 		}
 	}
-	return c.c.Flush()
+	return c.flush()
+}
+
+// flush sends what was prepared. If it is refused, the first error says why;
+// the others are of what depends on it.
+func (c *Conn) flush() error {
+	err := c.c.Flush()
+	for {
+		joined, ok := errors.AsType[interface {
+			error
+			Unwrap() []error
+		}](err)
+		if !ok {
+			return err
+		}
+		err = joined.Unwrap()[0]
+	}
 }
 
 func (c *Conn) dropElements(d change, sets map[string]*nftables.Set) error {

@@ -110,16 +110,24 @@ func (r Rule) Established() Rule {
 	return r.conntrack(expr.CtKeySTATE, expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)
 }
 
-// New limits a rule to packets that begin a connection, as far as is known.
-func (r Rule) New() Rule { return r.conntrack(expr.CtKeySTATE, expr.CtStateBitNEW) }
+// First limits a rule to packets that begin a connection, as far as is known:
+// those of none that an earlier packet began.
+func (r Rule) First() Rule {
+	r = r.conntrack(expr.CtKeySTATUS, statusConfirmed)
+	r.exprs[len(r.exprs)-1] = &expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: make([]byte, 4)}
+	return r
+}
 
 // Translated limits a rule to packets of connections whose destination was changed.
 func (r Rule) Translated() Rule {
 	return r.conntrack(expr.CtKeySTATUS, statusDNAT)
 }
 
-// statusDNAT is IPS_DST_NAT of the kernel's conntrack.
-const statusDNAT = 1 << 5
+// Of the kernel's conntrack, IPS_CONFIRMED and IPS_DST_NAT.
+const (
+	statusConfirmed = 1 << 3
+	statusDNAT      = 1 << 5
+)
 
 func (r Rule) conntrack(key expr.CtKey, bits uint32) Rule {
 	return r.with(

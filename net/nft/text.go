@@ -241,6 +241,9 @@ func (p *printer) compare(e *expr.Cmp) {
 	delete(p.words, word(e.Register))
 	name, mask, masked := strings.Cut(left, " & ")
 	switch {
+	case masked && strings.HasPrefix(name, "ct ") && e.Op == expr.CmpOpEq:
+		p.say("%s & %s == 0", name, mask)
+		return
 	case masked && strings.HasPrefix(name, "ct "):
 		p.say("%s %s", name, mask)
 		return
@@ -392,12 +395,12 @@ func maskText(name string, mask []byte) string {
 		if bytes.Equal(mask, binaryutil.NativeEndian.PutUint32(statusDNAT)) {
 			return " & dnat"
 		}
+		if bytes.Equal(mask, binaryutil.NativeEndian.PutUint32(statusConfirmed)) {
+			return " & confirmed"
+		}
 	case "ct state":
 		if bytes.Equal(mask, binaryutil.NativeEndian.PutUint32(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED)) {
 			return " & established,related"
-		}
-		if bytes.Equal(mask, binaryutil.NativeEndian.PutUint32(expr.CtStateBitNEW)) {
-			return " & new"
 		}
 	}
 	return fmt.Sprintf(" & 0x%x", mask)
