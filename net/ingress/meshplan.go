@@ -5,6 +5,7 @@ package ingress
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	"skep/net/nft"
 )
@@ -73,10 +74,13 @@ func planRouter(c MeshConfig, s MeshState, snat []target) nft.Table {
 	return t
 }
 
+// together is within what time the parts of a packet are sent.
+const together = 2 * time.Second
+
 // planSteering is the table of frames in the ingress network's namespace. What
 // a task answers goes to the gateway, who is nobody; here it gets the address
 // of the router that the connection came in by. That is a matter of the packet
-// alone: nothing is remembered.
+// alone: nothing is remembered but, for a moment, where its first part went.
 func planSteering(s MeshState) nft.Table {
 	var r nft.Rule
 	by := nft.Map{Name: "routers", Key: "ipv4_addr", Value: "ether_addr"}
@@ -86,13 +90,18 @@ func planSteering(s MeshState) nft.Table {
 		by.Elements = append(by.Elements, nft.Element{Key: nft.Pack(RouterAddress(k)), Value: mac})
 		slot.Elements = append(slot.Elements, nft.Element{Key: nft.Pack(uint16(k)), Value: mac})
 	}
+	parts := nft.Map{Name: "parts", Key: "ipv4_addr . ipv4_addr . integer", Value: "ether_addr", Timeout: together}
+	packet := []nft.Part{nft.SourceIPv4, nft.DestIPv4, nft.PacketID}
 	answers := r.ToMAC(gatewayMAC())
 	return nft.Table{
-		Family: nft.Bridge, Name: meshTable, Maps: []nft.Map{by, slot},
+		Family: nft.Bridge, Name: meshTable, Maps: []nft.Map{by, slot, parts},
 		Chains: []nft.Chain{
 			base("prerouting", "filter", nft.Prerouting, -300,
 				// To a client that a router posed as.
 				answers.SetMACBy("routers", nft.DestIPv4),
+				// Only the first part of a packet says which port it is from.
+				answers.FirstFragment().RememberMAC("parts", "slots", nft.SourcePort, slotBits, packet...),
+				answers.LaterFragment().SetMACBy("parts", packet...),
 				// From a wire port, or about what was sent to one.
 				answers.Proto(unixICMP).SetMACByMasked("slots", nft.BlamedPort, slotBits),
 				answers.SetMACByMasked("slots", nft.SourcePort, slotBits),

@@ -22,24 +22,51 @@ func (r Rule) ToMAC(mac net.HardwareAddr) Rule {
 // Masked limits a rule to packets some of the bits of whose port are these.
 func (r Rule) Masked(p Part, mask, value uint16) Rule {
 	e, _ := p.load(reg)
-	return r.with(e, masked(mask),
+	return r.with(e, masked(reg, mask),
 		&expr.Cmp{Op: expr.CmpOpEq, Register: reg, Data: binary.BigEndian.AppendUint16(nil, value)})
 }
 
-func masked(mask uint16) expr.Any {
+func masked(register uint32, mask uint16) expr.Any {
 	return &expr.Bitwise{
-		SourceRegister: reg, DestRegister: reg, Len: 2,
+		SourceRegister: register, DestRegister: register, Len: 2,
 		Mask: binary.BigEndian.AppendUint16(nil, mask), Xor: make([]byte, 2),
 	}
 }
 
-// SetMACBy sends a frame to the device that a map has for a part of it. A frame
+// SetMACBy sends a frame to the device that a map has for parts of it. A frame
 // that it has none for goes on with the next rule.
-func (r Rule) SetMACBy(m string, p Part) Rule { return r.load([]Part{p}).setMAC(m) }
+func (r Rule) SetMACBy(m string, parts ...Part) Rule { return r.load(parts).setMAC(m) }
 
 // SetMACByMasked does so for some of the bits of a port.
 func (r Rule) SetMACByMasked(m string, p Part, mask uint16) Rule {
-	return r.load([]Part{p}).with(masked(mask)).setMAC(m)
+	return r.load([]Part{p}).with(masked(reg, mask)).setMAC(m)
+}
+
+// RememberMAC puts into a map with a timeout, by some parts of a frame, what
+// another has for some of the bits of a port. What is there already stays.
+func (r Rule) RememberMAC(into, m string, p Part, mask uint16, key ...Part) Rule {
+	const value = unix.NFT_REG_2
+	e, _ := p.load(value)
+	return r.with(e, masked(value, mask), &expr.Lookup{SourceRegister: value, DestRegister: value, IsDestRegSet: true, SetName: m}).
+		load(key).
+		with(&expr.Dynset{SrcRegKey: reg, SrcRegData: value, SetName: into, Operation: unix.NFT_DYNSET_OP_ADD})
+}
+
+// FirstFragment limits a rule to packets of IPv4 that are the first of several
+// fragments, which has the ports.
+func (r Rule) FirstFragment() Rule {
+	return r.fragment(moreFragments|fragmentOffset, expr.CmpOpEq, moreFragments)
+}
+
+// LaterFragment limits a rule to fragments that have none.
+func (r Rule) LaterFragment() Rule { return r.fragment(fragmentOffset, expr.CmpOpNeq, 0) }
+
+func (r Rule) fragment(mask uint16, op expr.CmpOp, value uint16) Rule {
+	return r.with(
+		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: fragmentField, Len: 2},
+		masked(reg, mask),
+		&expr.Cmp{Op: op, Register: reg, Data: binary.BigEndian.AppendUint16(nil, value)},
+	)
 }
 
 func (r Rule) setMAC(m string) Rule {
@@ -81,5 +108,11 @@ func (r Rule) SetSource(a netip.Addr) Rule {
 	)
 }
 
-// headerChecksum is the offset of the header's checksum in IPv4.
-const headerChecksum = 10
+// Where the header of IPv4 has what is used here, and its flag and number of fragments.
+const (
+	packetID       = 4
+	fragmentField  = 6
+	headerChecksum = 10
+	moreFragments  = 0x2000
+	fragmentOffset = 0x1fff
+)

@@ -18,6 +18,7 @@ const (
 	Protocol
 	DestPort
 	SourceIPv4
+	PacketID // what the fragments of a packet of IPv4 have in common
 	SourcePort
 	// BlamedPort is the destination port of the packet that an ICMP error is about.
 	BlamedPort
@@ -42,6 +43,8 @@ func (p Part) load(first uint32) (e expr.Any, words uint32) {
 		return &expr.Payload{DestRegister: first, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2}, 1
 	case SourceIPv4:
 		return &expr.Payload{DestRegister: first, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4}, words4
+	case PacketID:
+		return &expr.Payload{DestRegister: first, Base: expr.PayloadBaseNetworkHeader, Offset: packetID, Len: 2}, 1
 	case SourcePort:
 		return &expr.Payload{DestRegister: first, Base: expr.PayloadBaseTransportHeader, Offset: sourcePort, Len: 2}, 1
 	case BlamedPort:

@@ -96,7 +96,11 @@ func (m Map) typedText() string {
 	if m.Timeout == 0 {
 		return ""
 	}
-	return fmt.Sprintf("\t\ttype %s; flags dynamic,timeout; timeout %s;\n", m.Key, m.Timeout)
+	types := m.Key
+	if m.Value != "" {
+		types += " : " + m.Value
+	}
+	return fmt.Sprintf("\t\ttype %s; flags dynamic,timeout; timeout %s;\n", types, m.Timeout)
 }
 
 func (m Map) kind() string {

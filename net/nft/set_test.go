@@ -35,9 +35,13 @@ func frames(n byte) nft.Table {
 		slots.Elements = append(slots.Elements, nft.Element{Key: nft.Pack(uint16(i)), Value: nft.Pack(mac(i + n%2))})
 	}
 	to := r.ToMAC(mac(200))
-	return nft.Table{Family: nft.Bridge, Name: "test", Maps: []nft.Map{by, slots}, Chains: []nft.Chain{
+	parts := nft.Map{Name: "parts", Key: "ipv4_addr . ipv4_addr . integer", Value: "ether_addr", Timeout: 2 * time.Second}
+	id := []nft.Part{nft.SourceIPv4, nft.DestIPv4, nft.PacketID}
+	return nft.Table{Family: nft.Bridge, Name: "test", Maps: []nft.Map{by, slots, parts}, Chains: []nft.Chain{
 		base("prerouting", "filter", nft.Prerouting, -300,
 			to.SetMACBy("routers", nft.DestIPv4),
+			to.FirstFragment().RememberMAC("parts", "slots", nft.SourcePort, 0x3ff, id...),
+			to.LaterFragment().SetMACBy("parts", id...),
 			to.Proto(unix.IPPROTO_ICMP).SetMACByMasked("slots", nft.BlamedPort, 0x3ff),
 			to.SetMACByMasked("slots", nft.SourcePort, 0x3ff),
 			to.Drop(),
@@ -70,6 +74,9 @@ func packets(n uint16) nft.Table {
 }
 
 const wantFrames = `table bridge test {
+	map parts {
+		type ipv4_addr . ipv4_addr . integer : ether_addr; flags dynamic,timeout; timeout 2s;
+	}
 	map routers {
 		169.254.64.0 : 02:00:00:00:00:00
 	}
@@ -79,6 +86,8 @@ const wantFrames = `table bridge test {
 	chain prerouting {
 		type filter hook prerouting priority -300; policy accept;
 		ether daddr 02:00:00:00:00:c8 ether daddr set ip daddr map @routers
+		ether daddr 02:00:00:00:00:c8 ip frag-off & 0x3fff == 0x2000 add @parts { ip saddr . ip daddr . ip id : th sport & 0x03ff map @slots }
+		ether daddr 02:00:00:00:00:c8 ip frag-off & 0x1fff != 0x0000 ether daddr set ip saddr . ip daddr . ip id map @parts
 		ether daddr 02:00:00:00:00:c8 meta l4proto icmp ether daddr set icmp th dport & 0x03ff map @slots
 		ether daddr 02:00:00:00:00:c8 ether daddr set th sport & 0x03ff map @slots
 		ether daddr 02:00:00:00:00:c8 drop

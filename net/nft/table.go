@@ -91,8 +91,8 @@ type Map struct {
 	Name string
 	// Key and Value are nft's names of the types of the parts, joined by " . ".
 	Key, Value string
-	// Timeout is, for a set, how long what packets put there stays. It is 0 for
-	// those that only have the elements here.
+	// Timeout is how long what packets put into a set or a map to values stays.
+	// It is 0 for those that only have the elements here.
 	Timeout time.Duration
 	// Width is the length of the keys in bytes; for maps to chains it tells what
 	// they are of.

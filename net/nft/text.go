@@ -176,7 +176,7 @@ func (p *printer) step(e expr.Any) {
 		}
 		p.say("%s to %s", natText(e.Type), to)
 	case *expr.Dynset:
-		p.say("update @%s { %s }", e.SetName, p.take(e.SrcRegKey))
+		p.dynset(e)
 	case *expr.Redir:
 		p.say("redirect")
 	case *expr.Masq:
@@ -202,6 +202,17 @@ func immediateText(data []byte) string {
 		return "0"
 	}
 	return unpackTarget(data).String()
+}
+
+func (p *printer) dynset(e *expr.Dynset) {
+	verb, element := "update", p.take(e.SrcRegKey)
+	if e.Operation == unix.NFT_DYNSET_OP_ADD {
+		verb = "add"
+	}
+	if e.SrcRegData != 0 {
+		element += " : " + p.take(e.SrcRegData)
+	}
+	p.say("%s @%s { %s }", verb, e.SetName, element)
 }
 
 // take is what the registers from one on hold. They hold nothing after.
@@ -247,6 +258,8 @@ func (p *printer) compare(e *expr.Cmp) {
 	case masked && strings.HasPrefix(name, "ct "):
 		p.say("%s %s", name, mask)
 		return
+	case name == "ip frag-off":
+		p.say("%s %s 0x%x", left, equalText(e.Op), e.Data)
 	case strings.HasPrefix(name, "ip ") || strings.HasPrefix(name, "ip6 "):
 		a, _ := netip.AddrFromSlice(e.Data)
 		if masked {
@@ -344,6 +357,10 @@ func payloadText(e *expr.Payload) string {
 		return "ip6 daddr"
 	case e.Base == expr.PayloadBaseTransportHeader:
 		return transportText(e)
+	case e.Base == expr.PayloadBaseNetworkHeader && e.Offset == packetID && e.Len == 2:
+		return "ip id"
+	case e.Base == expr.PayloadBaseNetworkHeader && e.Offset == fragmentField && e.Len == 2:
+		return "ip frag-off"
 	case e.Base == expr.PayloadBaseLLHeader && e.Offset == 0 && e.Len == 6:
 		return "ether daddr"
 	}
