@@ -51,7 +51,12 @@ func only(a netip.Addr) func(netip.AddrPort) netip.Addr {
 // refused fails if somebody answers.
 func refused(tb testing.TB, from place, proto string, to netip.AddrPort) {
 	tb.Helper()
-	if name, _, _, err := get(tb, from, proto, to); err == nil {
+	c, err := dialWithin(tb, from, netip.AddrPort{}, proto, to, patience/4)
+	if err != nil {
+		return
+	}
+	defer func() { _ = c.Close() }()
+	if name, _, err := askWith(c, "hello\n", patience/4); err == nil {
 		tb.Errorf("%s to %s: %s answered", proto, to, name)
 	}
 }
@@ -223,7 +228,7 @@ func TestMesh_LargeDatagrams(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if name, _, err := askWith(c, string(make([]byte, size))); err != nil {
+			if name, _, err := askWith(c, string(make([]byte, size)), patience); err != nil {
 				t.Errorf("%d bytes by %s: %s, %v", size, n.Address, name, err)
 			}
 			_ = c.Close()

@@ -454,10 +454,15 @@ type place interface {
 // dial connects from a place, from an address of it if that is valid.
 func dial(tb testing.TB, from place, local netip.AddrPort, proto string, to netip.AddrPort) (net.Conn, error) {
 	tb.Helper()
+	return dialWithin(tb, from, local, proto, to, patience)
+}
+
+func dialWithin(tb testing.TB, from place, local netip.AddrPort, proto string, to netip.AddrPort, limit time.Duration) (net.Conn, error) {
+	tb.Helper()
 	var c net.Conn
 	var failed error
 	from.Within(tb, func() error {
-		d := net.Dialer{Timeout: patience}
+		d := net.Dialer{Timeout: limit}
 		if local.IsValid() {
 			d.Control = reuse
 			d.LocalAddr = net.TCPAddrFromAddrPort(local)
@@ -473,11 +478,11 @@ func dial(tb testing.TB, from place, local netip.AddrPort, proto string, to neti
 
 // ask asks once over c who answers, and whom it sees.
 func ask(c net.Conn) (name string, client netip.AddrPort, err error) {
-	return askWith(c, "hello\n")
+	return askWith(c, "hello\n", patience)
 }
 
-func askWith(c net.Conn, question string) (name string, client netip.AddrPort, err error) {
-	if err = c.SetDeadline(time.Now().Add(patience)); err != nil {
+func askWith(c net.Conn, question string, limit time.Duration) (name string, client netip.AddrPort, err error) {
+	if err = c.SetDeadline(time.Now().Add(limit)); err != nil {
 		return "", client, err
 	}
 	if _, err = c.Write([]byte(question)); err != nil {
