@@ -132,7 +132,7 @@ func (a *Attach) open(ctx context.Context, c Config) (err error) {
 		return err
 	}
 	a.local = ingress.Local{Table: "skep-" + c.Scope, Bridge: name, Subnet: a.bridge.Subnet}
-	if a.pool, err = ipam.New(a.bridge.Subnet, a.bridge.Gateway); err != nil {
+	if a.pool, err = ipam.New(a.bridge.Subnet, a.bridge.Gateway, a.sandbox()); err != nil {
 		return err
 	}
 	a.pool.Resume(a.disk.loadNext())
@@ -179,6 +179,33 @@ func (a *Attach) Attachment(id string) (object.Attachment, bool) {
 	}
 	return r.attachment(), true
 }
+
+// Attachments are what all endpoints got, in no order.
+func (a *Attach) Attachments() []object.Attachment {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	list := make([]object.Attachment, 0, len(a.ends))
+	for _, r := range a.ends {
+		list = append(list, r.attachment())
+	}
+	return list
+}
+
+// Bridge is the node's own network as others see it who put something on it.
+type Bridge struct {
+	Name    string // of the device
+	Subnet  netip.Prefix
+	Gateway netip.Addr
+	// Sandbox is the address that no container gets: the routing mesh's.
+	Sandbox netip.Addr
+}
+
+// Bridge is the network that endpoints on "bridge" are on.
+func (a *Attach) Bridge() Bridge {
+	return Bridge{Name: a.bridge.Name, Subnet: a.bridge.Subnet, Gateway: a.bridge.Gateway, Sandbox: a.sandbox()}
+}
+
+func (a *Attach) sandbox() netip.Addr { return a.bridge.Gateway.Next() }
 
 // begin waits until no other verb works on the endpoint. The function that it
 // returns lets the next one go on.

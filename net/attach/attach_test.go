@@ -53,7 +53,7 @@ func routeLoopbackToGateway(b box) error {
 func TestConnect_Bridge(t *testing.T) {
 	n := newNode(t, "bbbbbb")
 	a := n.connect(t, "a")
-	if a.Interface != "vbbbbbbac110002" || a.Address != "172.17.0.2/20" || a.Gateway != "172.17.0.1" || a.MAC != "02:42:ac:11:00:02" {
+	if a.Interface != "vbbbbbbac110003" || a.Address != "172.17.0.3/20" || a.Gateway != "172.17.0.1" || a.MAC != "02:42:ac:11:00:03" {
 		t.Errorf("attachment: %+v", a)
 	}
 	if b := n.connect(t, "a"); b.Address != a.Address {
@@ -75,14 +75,14 @@ func TestConnect_Bridge(t *testing.T) {
 			}
 			got = append(got, fmt.Sprint(i.Name, " ", i.HardwareAddr, " ", i.MTU, " ", i.Flags&net.FlagUp, " ", addrs))
 		}
-		want := []string{"lo  65536 up [127.0.0.1/8 ::1/128]", "eth0 02:42:ac:11:00:02 1500 up [172.17.0.2/20]"}
+		want := []string{"lo  65536 up [127.0.0.1/8 ::1/128]", "eth0 02:42:ac:11:00:03 1500 up [172.17.0.3/20]"}
 		if fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("devices: got %q, want %q", got, want)
 		}
 		return nil
 	})
 	serve(t, a, "a", 80)
-	mustGet(t, here{}, "tcp", "172.17.0.2:80", "a")
+	mustGet(t, here{}, "tcp", "172.17.0.3:80", "a")
 	stats, err := n.Stats("a")
 	if err != nil {
 		t.Fatal(err)
@@ -94,11 +94,11 @@ func TestConnect_Bridge(t *testing.T) {
 	if err := n.Disconnect(t.Context(), "a"); err != nil {
 		t.Fatal(err)
 	}
-	if b := n.connect(t, "b"); b.Address != "172.17.0.3/20" {
+	if b := n.connect(t, "b"); b.Address != "172.17.0.4/20" {
 		t.Errorf("got %s", b.Address)
 	}
 	n.restart(t)
-	if c := n.connect(t, "c"); c.Address != "172.17.0.4/20" {
+	if c := n.connect(t, "c"); c.Address != "172.17.0.5/20" {
 		t.Errorf("after a restart got %s", c.Address)
 	}
 }
@@ -122,6 +122,45 @@ func TestConnect_NamesTheDeviceAsAsked(t *testing.T) {
 		if got, ok := n.Attachment("a"); !ok || got.Endpoint.Interface != name || got.Interface != at.Interface {
 			t.Errorf("attachment: %+v", got)
 		}
+	}
+}
+
+// An endpoint on networks of the swarm that keep to themselves has no device
+// here, but what it asked for is found again.
+func TestConnect_KeepsOverlays(t *testing.T) {
+	n := newNode(t, "bbbbbb")
+	place := object.Overlay{Network: "net1", Task: "t1", Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.1.2/24")}}
+	e := object.Endpoint{ID: "a", Overlays: []object.Overlay{place}, Internal: true}
+	at, err := n.Connect(t.Context(), e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.restart(t)
+	if all := n.Attachments(); len(all) != 1 || all[0].Address != "" || all[0].Namespace != at.Namespace || len(all[0].Endpoint.Overlays) != 1 {
+		t.Errorf("attachments: %+v", all)
+	}
+	box{at}.Within(t, func() error {
+		devices, err := net.Interfaces()
+		if len(devices) != 1 || devices[0].Flags&net.FlagUp == 0 {
+			t.Errorf("devices: %+v", devices)
+		}
+		return err
+	})
+	if !n.Serves(e) {
+		t.Error("is not there as it was asked for")
+	}
+	e.Ports = []object.Port{port("tcp", 8080, 80)}
+	if n.Serves(e) {
+		t.Error("is there with ports that nobody asked for yet")
+	}
+	if at, err = n.Connect(t.Context(), e); err != nil || at.Address == "" {
+		t.Errorf("with ports: %+v, %v", at, err)
+	}
+	if list, err := n.List(t.Context()); err != nil || len(list[0].Containers) > 0 {
+		t.Errorf("listed on the bridge: %+v, %v", list[0].Containers, err)
+	}
+	if b := n.Bridge(); b.Sandbox.String() != "172.17.0.2" || b.Name != "skbbbbbb" {
+		t.Errorf("bridge: %+v", b)
 	}
 }
 
@@ -301,7 +340,7 @@ func TestSubnet_AvoidsTheMachinesOwn(t *testing.T) {
 	}
 	n.open(t)
 	first := n.connect(t, "a")
-	if first.Address != "192.168.0.2/20" {
+	if first.Address != "192.168.0.3/20" {
 		t.Errorf("address: %s", first.Address)
 	}
 	if err := netlink.RouteDel(vpn); err != nil {
@@ -309,7 +348,7 @@ func TestSubnet_AvoidsTheMachinesOwn(t *testing.T) {
 	}
 	// Chosen once, it stays.
 	n.restart(t)
-	if b := n.connect(t, "b"); b.Address != "192.168.0.3/20" {
+	if b := n.connect(t, "b"); b.Address != "192.168.0.4/20" {
 		t.Errorf("address: %s", b.Address)
 	}
 	n.shut(t)
@@ -351,7 +390,7 @@ func TestList_HasDockersShape(t *testing.T) {
 		"bridge": `{"Driver":"bridge","Scope":"local","IPAM":{"Driver":"default","Options":null,"Config":[{"Subnet":"172.17.0.0/20","Gateway":"172.17.0.1"}]},` +
 			`"Options":{"com.docker.network.bridge.default_bridge":"true","com.docker.network.bridge.enable_icc":"true","com.docker.network.bridge.enable_ip_masquerade":"true",` +
 			`"com.docker.network.bridge.host_binding_ipv4":"0.0.0.0","com.docker.network.bridge.name":"skbbbbbb","com.docker.network.driver.mtu":"1500"},` +
-			`"Containers":{"web":{"Name":"name-of-web","EndpointID":"` + web.EndpointID + `","MacAddress":"02:42:ac:11:00:02","IPv4Address":"172.17.0.2/20","IPv6Address":""}}}`,
+			`"Containers":{"web":{"Name":"name-of-web","EndpointID":"` + web.EndpointID + `","MacAddress":"02:42:ac:11:00:03","IPv4Address":"172.17.0.3/20","IPv6Address":""}}}`,
 		"none": `{"Driver":"null","Scope":"local","IPAM":{"Driver":"default","Options":null,"Config":null},"Options":{},"Containers":{}}`,
 	}
 	for name, w := range want {

@@ -3,8 +3,10 @@
 package attach
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -35,16 +37,14 @@ const eth0 = "eth0"
 
 // Connect makes an endpoint. For one that exists and is asked for in the same
 // way it is a question; one that is asked for differently is made anew.
+//
+// Of an endpoint's overlays it keeps the record and makes nothing: the devices
+// are put into its namespace by others.
 func (a *Attach) Connect(ctx context.Context, e object.Endpoint) (object.Attachment, error) {
 	if err := checkID(e.ID); err != nil {
 		return object.Attachment{}, err
 	}
-	if e.Network == "" || e.Network == "default" {
-		e.Network = onBridge
-	}
-	if len(e.Overlays) > 0 {
-		return object.Attachment{}, object.Errorf(errdefs.ErrNotImplemented, "networks of the swarm are not implemented on this node")
-	}
+	e = named(e)
 	done, err := a.begin(ctx, e.ID)
 	if err != nil {
 		return object.Attachment{}, err
@@ -54,25 +54,27 @@ func (a *Attach) Connect(ctx context.Context, e object.Endpoint) (object.Attachm
 	r := a.ends[e.ID]
 	a.mu.Unlock()
 	if r != nil {
-		if r.Asked.Network == e.Network && r.Asked.Interface == e.Interface && slices.Equal(r.Asked.Ports, e.Ports) && a.whole(r) {
+		if a.serves(r, e) {
 			return r.attachment(), nil
 		}
 		if err = a.disconnect(ctx, r); err != nil {
 			return object.Attachment{}, err
 		}
 	}
-	r = &record{Asked: e, Made: object.Attachment{Endpoint: e}}
-	r.Asked.Ports = slices.Clone(e.Ports)
+	r = &record{Asked: e.Clone(), Made: object.Attachment{Endpoint: e.Clone()}}
 	r.Made.EndpointID = endpointID(e.ID)
 	r.Made.NetworkID = a.bridge.IDs[e.Network]
-	switch e.Network {
-	case onBridge:
+	switch {
+	case e.Network == onBridge && e.Internal && len(e.Ports) == 0:
+		r.Made.Namespace = a.disk.namespace(e.ID)
+		err = a.connectNone(r)
+	case e.Network == onBridge:
 		err = a.connectBridge(ctx, r)
-	case onHost:
+	case e.Network == onHost:
 		// The node's own ports are the container's: nothing to publish.
 		r.Made.Ports = nil
 		err = a.keep(r)
-	case onNone:
+	case e.Network == onNone:
 		r.Made.Ports = nil
 		r.Made.Namespace = a.disk.namespace(e.ID)
 		err = a.connectNone(r)
@@ -83,6 +85,41 @@ func (a *Attach) Connect(ctx context.Context, e object.Endpoint) (object.Attachm
 		return object.Attachment{}, err
 	}
 	return r.attachment(), nil
+}
+
+// Serves reports whether the endpoint is there as it is asked for, so that
+// Connect would change nothing.
+func (a *Attach) Serves(e object.Endpoint) bool {
+	a.mu.Lock()
+	r, ok := a.ends[e.ID]
+	a.mu.Unlock()
+	return ok && a.serves(r, named(e))
+}
+
+func (a *Attach) serves(r *record, e object.Endpoint) bool {
+	return bytes.Equal(essence(r.Asked), essence(e)) && a.whole(r)
+}
+
+// named gives the network that is meant without a name its name.
+func named(e object.Endpoint) object.Endpoint {
+	if e.Network == "" || e.Network == "default" {
+		e.Network = onBridge
+	}
+	return e
+}
+
+// essence is what two endpoints have in common that ask for the same, whether
+// they were read from a record or not.
+func essence(e object.Endpoint) []byte {
+	e.Inactive = false // is changed without making it anew
+	if len(e.Ports) == 0 {
+		e.Ports = nil
+	}
+	b, err := json.Marshal(e)
+	if err != nil {
+		panic(fmt.Sprintf("endpoint %+v: %v", e, err)) // it has only fields that can be
+	}
+	return b
 }
 
 // whole reports whether an endpoint's namespace is still there.

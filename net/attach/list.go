@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"github.com/containerd/errdefs"
@@ -23,12 +24,8 @@ func (a *Attach) List(ctx context.Context) ([]network.Inspect, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	a.mu.Lock()
-	ends := make([]object.Attachment, 0, len(a.ends))
-	for _, r := range a.ends {
-		ends = append(ends, r.attachment())
-	}
-	a.mu.Unlock()
+	// Those on networks of the swarm have the bridge as their way out only.
+	ends := slices.DeleteFunc(a.Attachments(), func(e object.Attachment) bool { return len(e.Endpoint.Overlays) > 0 })
 	list := []network.Inspect{a.inspect(onBridge, "bridge"), a.inspect(onHost, "host"), a.inspect(onNone, "null")}
 	list[0].IPAM.Config = []network.IPAMConfig{{Subnet: a.bridge.Subnet, Gateway: a.bridge.Gateway}}
 	list[0].Options = map[string]string{
