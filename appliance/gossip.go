@@ -7,13 +7,16 @@ import (
 	"skep/net/gossip"
 )
 
-// newGossip finds out sooner which nodes are alive; if this node leads, its
-// manager hears of it.
+// newGossip finds out sooner which nodes are alive. This node leads nothing to
+// one that seems dead; if it leads the swarm, its manager hears of it.
 func (n *node) newGossip() *gossip.Gossip {
 	return gossip.New(gossip.Config{
 		Version: Version,
-		Changed: func(node string, alive bool) { n.membership.Hint(node, !alive) },
-		Logger:  n.logger.With("part", "gossip"),
+		Changed: func(node string, alive bool) {
+			n.membership.Hint(node, !alive)
+			n.network.plane.Suspend(node, !alive)
+		},
+		Logger: n.logger.With("part", "gossip"),
 	})
 }
 

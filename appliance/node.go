@@ -28,7 +28,6 @@ import (
 	"skep/exec/shim"
 	"skep/exec/tasks"
 	"skep/exec/volumes"
-	"skep/net/attach"
 	"skep/net/gossip"
 	"skep/pki/identity"
 	"skep/store"
@@ -46,7 +45,7 @@ type node struct {
 	host       *host
 	exe        string // what containers start from
 	journal    *engine.Journal
-	networks   *attach.Attach
+	network    network
 	sharing    *sharing
 	images     *images.Store
 	volumes    *volumes.Store
@@ -149,14 +148,13 @@ type part struct {
 
 // parts are those that run once all is open, but for the admin API.
 func (n *node) parts() []part {
-	return []part{
-		{"networks", n.networks.Run},
+	return append(n.network.run(), []part{
 		{"containers", n.containers.Run},
 		{"guests", n.guests.Run},
 		{"swarm", n.membership.Run},
 		{"gossip", n.gossip.Run},
 		{"preload", n.preload},
-	}
+	}...)
 }
 
 func (n *node) run(ctx context.Context, parts []part) error {
@@ -210,17 +208,6 @@ func (n *node) install(context.Context) (err error) {
 	return err
 }
 
-func (n *node) openNetworks(ctx context.Context) (err error) {
-	n.networks, err = attach.Open(ctx, attach.Config{
-		Dir:    n.dir.join("network"),
-		RunDir: n.dir.join("run"),
-		Scope:  n.dir.scope(),
-		Name:   func(id string) string { return n.containerName(ctx, id) },
-		Logger: n.logger.With("part", "network"),
-	})
-	return err
-}
-
 func (n *node) openImages(context.Context) (err error) {
 	hosts, err := registryHosts(n.cfg.Registries)
 	if err != nil {
@@ -251,7 +238,7 @@ func (n *node) openContainers(ctx context.Context) (err error) {
 		Exe:          n.exe,
 		CgroupParent: "/skep-" + n.dir.scope(),
 		Images:       n.images,
-		Networks:     n.networks,
+		Networks:     n.network.plane,
 		Guests:       n.guests,
 		Volumes:      n.volumes,
 		Sealer:       n.keys.Keyring(),
@@ -264,7 +251,8 @@ func (n *node) openContainers(ctx context.Context) (err error) {
 	n.tasks = &tasks.Executor{
 		Containers: n.containers,
 		Images:     n.images,
-		Balancer:   n.networks,
+		Balancer:   n.network.plane,
+		Mesh:       true,
 		Logs:       n.containers,
 		Description: func(context.Context) (swarm.NodeDescription, error) {
 			return n.host.describe(n.membership.TLSInfo()), nil
@@ -298,6 +286,8 @@ func (n *node) openMembership(context.Context) error {
 		Serve:    n.serveManagers,
 		Holdings: tellHoldings(n.images),
 		Held:     n.sharing.directory.Set,
+		Networks: n.network.plane.Set,
+		Tunnels:  n.network.plane.SetTunnels,
 		Gossip:   func(m membership.Gossip) { n.gossip.Set(gossipAs(m)) },
 		Routes:   n.sharingRoutes(),
 		Fatal:    func(err error) { n.fatal <- err },
@@ -306,6 +296,9 @@ func (n *node) openMembership(context.Context) error {
 		Beside:   []func(context.Context, store.Proposer) error{n.journal.Watch},
 		Logger:   n.logger.With("part", "swarm"),
 	})
+	if n.keys.State().ClusterID == "" {
+		n.network.plane.Set(nil) // whatever a swarm left that the node is out of
+	}
 	n.sharing.client = share.NewClient(share.ClientConfig{Dialer: n.membership.Dialer(), Leader: n.membership.Leader})
 	return nil
 }
@@ -316,7 +309,7 @@ func (n *node) openAPI(ctx context.Context) (err error) {
 		Containers:    n.containers,
 		Images:        n.images,
 		Volumes:       n.volumes,
-		Networks:      n.networks,
+		Networks:      n.network.plane,
 		TaskLogs:      n.newLogReader(),
 		Host:          n.host,
 		Events:        n.journal,
@@ -367,9 +360,7 @@ func (n *node) close() {
 			n.logClose("audit", a.Close())
 		}
 	}
-	if n.networks != nil {
-		n.logClose("networks", n.networks.Close())
-	}
+	n.logClose("networks", n.network.close())
 	if n.keys != nil {
 		n.logClose("keystore", n.keys.Close())
 	}

@@ -39,7 +39,7 @@ func Reset(ctx context.Context, path string, logs io.Writer) error {
 	if err := n.removeContainers(ctx); err != nil {
 		return fmt.Errorf("remove containers: %w", err)
 	}
-	if err := n.networks.Destroy(ctx); err != nil {
+	if err := n.network.destroy(ctx); err != nil {
 		return fmt.Errorf("remove networks: %w", err)
 	}
 	if err := removeCgroups("skep-" + n.dir.scope()); err != nil {

@@ -1,0 +1,244 @@
+package dataplane
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"sync"
+	"time"
+
+	"skep/appliance/wire"
+)
+
+// Config is what a Plane needs. All of it is required unless it says otherwise.
+type Config struct {
+	// NodeID is this node's in the swarm, empty while it is in none.
+	NodeID  func() string
+	Attach  Attach
+	Overlay Overlay
+	Mesh    Mesh
+	DNS     Resolver
+	// ESP is nil if the kernel cannot encrypt: then there are no encrypted networks.
+	ESP Encryption
+	// Balance opens the balancer of the namespace at path, with what an earlier
+	// process left there.
+	Balance func(ctx context.Context, path string) (Balancer, error)
+	// MTU is that of the device that has the address; nil means 1500.
+	MTU func(netip.Addr) int
+	// Search are the node's search domains; nil means that it has none.
+	Search func() []string
+	// Acked is told what the kernel and the names follow now. It must not block.
+	// It may be nil.
+	Acked  func(wire.Programmed)
+	Logger *slog.Logger
+}
+
+// Plane is this node's part of the swarm's networks. Its methods may be called
+// from any goroutine.
+type Plane struct {
+	cfg  Config
+	news chan struct{} // size 1: what it is to be may have changed
+
+	mu        sync.Mutex
+	view      *wire.NetworkView        // guarded by mu; nil: in no swarm
+	tunnels   *wire.Tunnels            // guarded by mu
+	told      bool                     // guarded by mu: view was set
+	suspended map[string]bool          // guarded by mu, as is what it has; nodes
+	members   map[string]*member       // guarded by mu; by container
+	busy      map[string]chan struct{} // guarded by mu; containers that a verb works on; closed when it is done
+	// now is what frames can be sent on, and what containers that connect follow.
+	// Only Run replaces it.
+	now     *desired      // guarded by mu
+	changed chan struct{} // guarded by mu; closed when now is replaced
+	// adopted are the networks that containers of an earlier process are on, until
+	// there is a first plan.
+	adopted map[string]bool // guarded by mu
+	began   time.Time
+	// sealed: the kernel may have been told to encrypt. Only Run knows it.
+	sealed bool
+}
+
+// New is a Plane that knows the containers of an earlier process, and nothing
+// yet of what is to be: until it is told, everything stays as it is.
+func New(cfg Config) *Plane {
+	if cfg.MTU == nil {
+		cfg.MTU = func(netip.Addr) int { return 1500 }
+	}
+	if cfg.Search == nil {
+		cfg.Search = func() []string { return nil }
+	}
+	if cfg.Acked == nil {
+		cfg.Acked = func(wire.Programmed) {}
+	}
+	p := &Plane{
+		cfg: cfg, news: make(chan struct{}, 1), suspended: map[string]bool{},
+		members: map[string]*member{}, busy: map[string]chan struct{}{}, changed: make(chan struct{}), adopted: map[string]bool{}, began: time.Now(), sealed: true,
+	}
+	for _, at := range cfg.Attach.Attachments() {
+		if len(at.Endpoint.Overlays) == 0 {
+			continue
+		}
+		p.members[at.ID] = &member{endpoint: at.Endpoint.Clone(), at: at, up: true}
+		for _, o := range at.Endpoint.Overlays {
+			p.adopted[o.Network] = true
+		}
+	}
+	return p
+}
+
+// Set says what the managers do; nil if the node is in no swarm, and then
+// nothing of it remains. It does not wait.
+func (p *Plane) Set(v *wire.NetworkView) {
+	p.mu.Lock()
+	p.view, p.told = v, true
+	if v == nil {
+		p.tunnels = nil // another swarm has others
+	}
+	p.mu.Unlock()
+	p.wake()
+}
+
+// Suspend is a hint that a node is dead, or is not any more. While it seems to
+// be, nothing is led to what is on it, unless nothing else is left, and the
+// connections to it are cut.
+func (p *Plane) Suspend(node string, dead bool) {
+	p.mu.Lock()
+	next := maps.Clone(p.suspended)
+	if dead {
+		next[node] = true
+	} else {
+		delete(next, node)
+	}
+	p.suspended = next
+	p.mu.Unlock()
+	p.wake()
+}
+
+// wake has Run look again.
+func (p *Plane) wake() {
+	select {
+	case p.news <- struct{}{}:
+	default:
+	}
+}
+
+// input is what the next plan is to be made from, the last plan, and who
+// follows. There is none before anything is known.
+func (p *Plane) input() (in input, last *desired, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.told || p.held() {
+		return input{}, nil, false
+	}
+	in = input{self: self{node: p.cfg.NodeID()}, view: p.view, suspended: p.suspended, tunnels: p.tunnels, local: map[string]bool{}}
+	if in.view != nil {
+		in.self.mtu = p.cfg.MTU(in.view.Hosts[in.self.node].Address)
+	}
+	for _, m := range p.members {
+		for _, o := range m.endpoint.Overlays {
+			in.local[o.Network] = true
+		}
+	}
+	return in, p.now, true
+}
+
+// settling is how long what a process before this one made is left alone while
+// the swarm says nothing of it.
+const settling = 30 * time.Second
+
+// held reports whether what the managers said is older than what an earlier
+// process made: then following it would cut containers off. The file that a
+// node begins with may be a few seconds behind.
+func (p *Plane) held() bool {
+	if p.now != nil || p.view == nil || time.Since(p.began) >= settling {
+		return false
+	}
+	for id := range p.adopted {
+		if p.view.Networks[id] == nil && p.attached(id) {
+			return true
+		}
+	}
+	return false
+}
+
+// attached reports whether a container is on the network, or waits for it.
+func (p *Plane) attached(network string) bool {
+	for _, m := range p.members {
+		for _, o := range m.endpoint.Overlays {
+			if o.Network == network {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// replace makes d what containers that connect follow, and returns those that
+// were there before.
+func (p *Plane) replace(d *desired) []*member {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.now = d
+	close(p.changed)
+	p.changed = make(chan struct{})
+	list := make([]*member, 0, len(p.members))
+	for _, m := range p.members {
+		list = append(list, m)
+	}
+	return list
+}
+
+// begin waits until no other verb works on the container. The function that it
+// returns lets the next one go on.
+func (p *Plane) begin(ctx context.Context, id string) (func(), error) {
+	for {
+		p.mu.Lock()
+		other, ok := p.busy[id]
+		if !ok {
+			mine := make(chan struct{})
+			p.busy[id] = mine
+			p.mu.Unlock()
+			return func() {
+				p.mu.Lock()
+				delete(p.busy, id)
+				p.mu.Unlock()
+				close(mine)
+			}, nil
+		}
+		p.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// member is what is known of a container, nil if it is on no network of the swarm.
+func (p *Plane) member(id string) *member {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.members[id]
+}
+
+// know makes m count from the next plan on.
+func (p *Plane) know(m *member) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.members[m.endpoint.ID] = m
+}
+
+// forget lets the networks go that only this container was on.
+func (p *Plane) forget(m *member) {
+	p.mu.Lock()
+	delete(p.members, m.endpoint.ID)
+	p.mu.Unlock()
+	p.wake()
+}
+
+func (p *Plane) current() *desired {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.now
+}
