@@ -21,11 +21,13 @@ import (
 type machine struct {
 	name    string
 	world   *world
-	process *process // the agent
+	process *process // the agent's
+	agent   *agent.Agent
 
 	mu          sync.Mutex
 	description swarm.NodeDescription
 	containers  map[string]*box
+	plane       plane
 	off         time.Time // since when the machine is off; zero if it is not
 	// What the machine is in the swarm, by its own certificate.
 	role       swarm.NodeRole
@@ -48,9 +50,10 @@ type box struct {
 
 // rules are what the executors were told, by service.
 type rules struct {
-	mu   sync.Mutex
-	fail map[string]string        // "web start", or "image start" → error
-	slow map[string]time.Duration // "web" → how long its pull takes
+	mu    sync.Mutex
+	fail  map[string]string        // "web start", or "image start" → error
+	slow  map[string]time.Duration // "web" → how long its pull takes
+	notes []string                 // of data planes and what they mean for tasks that stop
 }
 
 func (m *machine) Describe(context.Context) (swarm.NodeDescription, error) {
@@ -168,6 +171,9 @@ func (c *controller) Wait(ctx context.Context) error {
 }
 
 func (c *controller) Shutdown(context.Context) error {
+	if len(c.b.task.Task.Networks) > 0 {
+		c.m.world.stops(c.b.name, c.b.task.Task.ID)
+	}
 	c.m.mu.Lock()
 	defer c.m.mu.Unlock()
 	c.b.stop(143)

@@ -57,6 +57,10 @@ func TestScenarios(t *testing.T) {
 		"inspect":      (*world).cmdInspect,
 		"containers":   (*world).cmdContainers,
 		"left":         (*world).cmdLeft,
+		"network":      (*world).cmdNetwork,
+		"program":      (*world).cmdProgram,
+		"plane":        (*world).cmdPlane,
+		"notes":        (*world).cmdNotes,
 	}
 	cmds := map[string]func(ts *testscript.TestScript, neg bool, args []string){}
 	for name, f := range commands {

@@ -112,6 +112,8 @@ func (w *world) amend(ts *testscript.TestScript, spec *swarm.ServiceSpec, arg st
 			p.PublishMode = swarm.PortConfigPublishModeHost
 		}
 		spec.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{p}}
+	case "network":
+		t.Networks = append(t.Networks, swarm.NetworkAttachmentConfig{Target: v})
 	case "constraint":
 		t.Placement.Constraints = append(t.Placement.Constraints, v)
 	case "spread":

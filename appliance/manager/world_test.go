@@ -115,7 +115,9 @@ func (w *world) boot(m *machine) {
 	a := agent.New(agent.Config{
 		NodeID: m.name, File: filepath.Join(w.dir, m.name), Sealer: open{}, Executor: m, Logger: w.log,
 		Dial: m.dial, Swarm: m.told, Member: m.asMember,
+		NetworksFile: filepath.Join(w.dir, m.name+"-networks"), Networks: m.toldNetworks,
 	})
+	m.agent = a
 	m.process = w.spawn("agent "+m.name, a.Run)
 }
 

@@ -1,6 +1,7 @@
 package wire_test
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -14,7 +15,7 @@ import (
 )
 
 func compareViews() cmp.Options {
-	return cmp.Options{cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}), cmpopts.EquateEmpty()}
+	return cmp.Options{cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}), cmpopts.EquateEmpty(), cmpopts.IgnoreUnexported(wire.NetworkItem{})}
 }
 
 func overlay(id string) wire.NetworkItem {
@@ -213,24 +214,77 @@ func TestNetworks_GoThroughFramesInParts(t *testing.T) {
 	if len(parts) < 2 {
 		t.Fatalf("%d part", len(parts))
 	}
-	v, bytes := wire.NewView(nil), 0
-	var got *wire.NetworkView
-	for _, p := range parts {
-		b, err := send(&wire.Message{Networks: p})
-		if err != nil {
-			t.Fatal(err)
-		}
-		bytes += len(b)
-		m, err := receive(b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got, err = v.Apply(m.Networks); err != nil {
-			t.Fatal(err)
-		}
+	got, err := tell(t, wire.NewView(nil), parts)
+	if err != nil {
+		t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, got, compareViews()); diff != "" {
 		t.Errorf("view after frames (-want +got):\n%s", diff)
 	}
-	t.Logf("%d bytes an endpoint", bytes/20000)
+}
+
+// FuzzView feeds frames one after another, as a session does: whatever view comes
+// of them can be told again, and is then the same.
+func FuzzView(f *testing.F) {
+	more := complete(7, host("h"), overlay("a"))
+	more.More = true
+	for _, parts := range [][]*wire.Networks{
+		{complete(7, host("h"), overlay("a"), service("s", "10.0.1.2"), endpoint("t1", wire.EndpointActive))},
+		{more, complete(7, endpoint("t1", wire.EndpointPrepared)), change(8, gone(endpoint("t1", ""))), change(9, gone(overlay("a")), overlay("b"))},
+		{complete(7, overlay("a")), complete(5, overlay("a"), service("s"))},
+	} {
+		var frames []byte
+		for _, p := range parts {
+			b, err := send(&wire.Message{Networks: p})
+			if err != nil {
+				f.Fatal(err)
+			}
+			frames = append(frames, b...)
+		}
+		f.Add(frames)
+	}
+	f.Fuzz(func(t *testing.T, frames []byte) {
+		c := wire.NewConn(&stream{in: bytes.NewReader(frames)})
+		v := wire.NewView(nil)
+		for {
+			m, err := c.Receive(second)
+			if err != nil || m.Networks == nil {
+				return
+			}
+			now, err := v.Apply(m.Networks)
+			if err != nil {
+				return
+			}
+			if now == nil {
+				continue
+			}
+			parts, err := now.Parts()
+			if err != nil {
+				t.Fatalf("view cannot be told again: %v", err)
+			}
+			again, err := tell(t, wire.NewView(nil), parts)
+			if diff := cmp.Diff(now, again, compareViews()); err != nil || diff != "" {
+				t.Fatalf("view told again: %v (-first +again):\n%s", err, diff)
+			}
+		}
+	})
+}
+
+// tell sends parts through frames.
+func tell(t *testing.T, v *wire.View, parts []*wire.Networks) (now *wire.NetworkView, err error) {
+	t.Helper()
+	for _, p := range parts {
+		b, err := send(&wire.Message{Networks: p})
+		if err != nil {
+			return nil, err
+		}
+		m, err := receive(b)
+		if err != nil {
+			return nil, err
+		}
+		if now, err = v.Apply(m.Networks); err != nil {
+			return nil, err
+		}
+	}
+	return now, nil
 }

@@ -70,6 +70,10 @@ func messages(tb testing.TB) []*wire.Message {
 		{Nodes: &wire.Nodes{Complete: true, Items: []wire.Peer{{NodeID: "n1", Addr: "10.0.0.1"}}, Gone: []string{"n2"}}},
 		{Beat: &wire.Beat{Keys: 7}},
 		{Bye: &wire.Bye{}},
+		{Networks: complete(7, host("h"), overlay("a"), service("s", "10.0.1.2", "fd00::2"), endpoint("t1", wire.EndpointActive))},
+		{Networks: change(8, gone(endpoint("t1", "")), gone(service("s")), gone(overlay("a")), gone(host("h")))},
+		{Programmed: &wire.Programmed{Networks: 8, Tunnels: 2}},
+		{Tunnels: &wire.Tunnels{Version: 2, Pairs: []wire.TunnelPair{{Node: "n2", In: []wire.TunnelKey{{SPI: 256, Key: []byte{1}}}}}}},
 		{Holdings: &wire.Holdings{Complete: true, Images: []wire.Image{{Names: []string{"docker.io/library/x:1"}}}, Gone: []digest.Digest{"sha256:00"}}},
 	}
 }
@@ -84,7 +88,7 @@ func TestConn_RoundTrip(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(m, got); diff != "" {
+		if diff := cmp.Diff(m, got, compareViews()); diff != "" {
 			t.Errorf("message (-sent +received):\n%s", diff)
 		}
 	}
