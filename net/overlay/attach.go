@@ -166,48 +166,25 @@ func (s *segment) filter(next nft.Table) error {
 	return nil
 }
 
-// tell changes the tables of who is where after some came or went, without
-// looking at those whom it does not concern.
+// tell changes the tables of who is where after some came or went.
 func (s *segment) tell(before, after []end, moved ...end) error {
-	now, next := s.concerned(before, moved), s.concerned(after, moved)
+	k := newKeys()
+	k.addEnds(moved)
+	now, _ := planOnly(s.net, before, k)
+	next, _ := planOnly(s.net, after, k) // who is refused has been told of by Set
+	return s.change(k, now, next)
+}
+
+// change programs what is different of the keys.
+func (s *segment) change(k keys, now, next who) error {
 	set, drop := now.change(next)
 	if err := s.program(set, drop, s.onHost(set), s.onHost(drop)); err != nil {
 		return err
 	}
-	if !s.whole {
-		return nil
+	if s.whole {
+		s.who.replace(k, next)
 	}
-	for _, e := range drop {
-		if e.Table == link.Neighbours {
-			delete(s.who.at, e.Address)
-		} else {
-			delete(s.who.via, e.MAC)
-		}
-	}
-	maps.Copy(s.who.at, next.at)
-	maps.Copy(s.who.via, next.via)
 	return nil
-}
-
-// concerned is who is where, of those who have the address or the MAC of some.
-func (s *segment) concerned(ends, some []end) who {
-	addrs, macs := map[netip.Addr]bool{}, map[link.MAC]bool{}
-	for _, e := range some {
-		macs[link.MAC(e.MAC)] = true
-		for _, a := range e.Addresses {
-			addrs[a.Addr()] = true
-		}
-	}
-	n := s.net.without()
-	for _, p := range s.net.Peers {
-		if p.check(n.Local) == nil && (macs[link.MAC(p.MAC)] || slices.ContainsFunc(p.Addresses, func(a netip.Addr) bool { return addrs[a] })) {
-			n.Peers = append(n.Peers, p)
-		}
-	}
-	w, _ := planWho(n, slices.DeleteFunc(slices.Clone(ends), func(e end) bool {
-		return !macs[link.MAC(e.MAC)] && !slices.ContainsFunc(e.Addresses, func(a netip.Prefix) bool { return addrs[a.Addr()] })
-	}))
-	return w
 }
 
 // Detach takes a container off all its networks. One that is on none is no error.

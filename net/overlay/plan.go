@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"net"
 	"net/netip"
 	"slices"
@@ -111,64 +110,6 @@ func planChain(port string, mac net.HardwareAddr, addrs []netip.Prefix) nft.Chai
 		}
 	}
 	return nft.Chain{Name: port, Rules: append(rules, r.Drop())}
-}
-
-// who is the tables of who is where.
-type who struct {
-	at  map[netip.Addr]link.MAC // neighbours
-	via map[link.MAC]netip.Addr // forwards
-}
-
-// planWho is the tables of the tunnel's device. It answers for those on this
-// node too: so no frame to all needs to leave by another port. Those have the
-// last word where addresses clash.
-func planWho(n *Network, ends []end) (who, error) {
-	w := who{make(map[netip.Addr]link.MAC, len(n.Peers)+len(ends)), make(map[link.MAC]netip.Addr, len(n.Peers))}
-	var errs []error
-	for i := range n.Peers {
-		p := &n.Peers[i]
-		if err := p.check(n.Local); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		mac := link.MAC(p.MAC)
-		w.via[mac] = p.VTEP
-		for _, a := range p.Addresses {
-			w.at[a] = mac
-		}
-	}
-	for _, e := range ends {
-		for _, p := range e.Addresses {
-			w.at[p.Addr()] = link.MAC(e.MAC)
-		}
-		delete(w.via, link.MAC(e.MAC))
-	}
-	return w, errors.Join(errs...)
-}
-
-// change is what makes next of w.
-func (w who) change(next who) (set, drop []link.Entry) {
-	for a, mac := range next.at {
-		if w.at[a] != mac {
-			set = append(set, link.Entry{Table: link.Neighbours, MAC: mac, Address: a})
-		}
-	}
-	for mac, a := range next.via {
-		if w.via[mac] != a {
-			set = append(set, link.Entry{Table: link.Forwards, MAC: mac, Address: a})
-		}
-	}
-	for a, mac := range w.at {
-		if _, ok := next.at[a]; !ok {
-			drop = append(drop, link.Entry{Table: link.Neighbours, MAC: mac, Address: a})
-		}
-	}
-	for mac, a := range w.via {
-		if _, ok := next.via[mac]; !ok {
-			drop = append(drop, link.Entry{Table: link.Forwards, MAC: mac, Address: a})
-		}
-	}
-	return set, drop
 }
 
 // portName is the device's name of a container's place on a network.

@@ -105,15 +105,23 @@ func (o *Overlay) addNetwork(ctx context.Context, n *Network) error {
 
 // setPeers programs what is different from what was programmed before.
 func (o *Overlay) setPeers(s *segment, n *Network) error {
-	people, refused := planWho(n, o.endsOf(s.id))
-	set, drop := s.who.change(people)
-	s.dirty = true // until it is done
-	s.net = n
-	hostSet, hostDrop := s.onHost(set), s.onHost(drop)
-	if err := s.program(set, drop, hostSet, hostDrop); err != nil {
+	ends := o.endsOf(s.id)
+	k, few := changedPeers(s.net.Peers, n.Peers)
+	s.net, s.dirty = n, true // until it is done
+	if few {
+		next, refused := planOnly(n, ends, k)
+		if err := s.change(k, s.who.only(k), next); err != nil {
+			return err
+		}
+		s.dirty = false
+		return refused
+	}
+	next, refused := planWho(n, ends)
+	set, drop := s.who.change(next)
+	if err := s.program(set, drop, s.onHost(set), s.onHost(drop)); err != nil {
 		return err
 	}
-	s.who, s.dirty = people, false
+	s.who, s.dirty = next, false
 	return refused
 }
 

@@ -3,6 +3,7 @@
 package linktest
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -42,9 +43,11 @@ func NewSwitch(tb testing.TB) *Switch {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	// It is no host on its network.
-	if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+s.name+"/disable_ipv6", []byte("1"), 0); err != nil {
-		tb.Fatal(err)
+	// It is no host on its network, and no filter.
+	for name, value := range map[string]string{"ipv6/conf/" + s.name + "/disable_ipv6": "1", "bridge/bridge-nf-call-iptables": "0", "bridge/bridge-nf-call-ip6tables": "0"} {
+		if err := link.Sysctl("net/"+name, value); err != nil && !errors.Is(err, os.ErrNotExist) {
+			tb.Fatal(err)
+		}
 	}
 	if err := netlink.LinkSetUp(l); err != nil {
 		tb.Fatal(err)
