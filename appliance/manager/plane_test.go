@@ -5,15 +5,11 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"testing/synctest"
 	"time"
 
-	"github.com/moby/moby/api/types/swarm"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"skep/appliance/wire"
-	"skep/store"
-	"skep/store/object"
 )
 
 // plane is a machine's data plane: it leads connections to the endpoints that
@@ -112,18 +108,6 @@ func (w *world) note(format string, args ...any) {
 	w.rules.mu.Lock()
 	defer w.rules.mu.Unlock()
 	w.rules.notes = append(w.rules.notes, fmt.Sprintf(format, args...))
-}
-
-// cmdNetwork makes a network of the swarm: network NAME.
-func (w *world) cmdNetwork(ts *testscript.TestScript, args []string) {
-	n := &object.Network{}
-	n.ID, n.Spec.Name = one(ts, args), args[0]
-	n.Spec.DriverConfiguration = &swarm.Driver{Name: "overlay"}
-
-	w.store.Write(w.t, func(tx *store.Tx) { tx.Create(n) })
-	synctest.Wait()
-	n, _ = w.store.Snapshot().Networks.Get(n.ID)
-	check(ts, n.VNI != 0, "network %s is not allocated: %s", n.ID, n.Problem)
 }
 
 // cmdProgram says how long a node takes to program what it is told, or that it

@@ -113,7 +113,7 @@ func (w *world) amend(ts *testscript.TestScript, spec *swarm.ServiceSpec, arg st
 		}
 		spec.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{p}}
 	case "network":
-		t.Networks = append(t.Networks, swarm.NetworkAttachmentConfig{Target: v})
+		t.Networks = networksOf(v)
 	case "constraint":
 		t.Placement.Constraints = append(t.Placement.Constraints, v)
 	case "spread":

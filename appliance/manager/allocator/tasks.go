@@ -1,6 +1,7 @@
 package allocator
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/moby/moby/api/types/swarm"
@@ -15,10 +16,7 @@ import (
 func (r *round) newTasks(svc *object.Service, why string) (waits bool) {
 	var spec *swarm.TaskSpec
 	var of swarm.Version
-	for t := range r.snap.Tasks.By(store.ByService, svc.ID) {
-		if t.Status.State != swarm.TaskStateNew || object.Over(t) {
-			continue
-		}
+	for _, t := range r.tasksOf(svc) {
 		if spec == nil || of != t.SpecVersion {
 			spec, of = r.taskSpec(svc, t), t.SpecVersion
 		}
@@ -40,6 +38,18 @@ func (r *round) newTasks(svc *object.Service, why string) (waits bool) {
 		r.changes.Update = append(r.changes.Update, t)
 	}
 	return waits
+}
+
+// tasksOf are a service's new tasks by slot: so their addresses are in an order
+// that people can follow.
+func (r *round) tasksOf(svc *object.Service) (tasks []*object.Task) {
+	for t := range r.snap.Tasks.By(store.ByService, svc.ID) {
+		if t.Status.State == swarm.TaskStateNew && !object.Over(t) {
+			tasks = append(tasks, t)
+		}
+	}
+	slices.SortStableFunc(tasks, func(a, b *object.Task) int { return cmp.Compare(a.Slot, b.Slot) })
+	return tasks
 }
 
 // taskSpec is what a task runs.

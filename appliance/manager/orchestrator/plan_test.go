@@ -210,6 +210,9 @@ func TestPlan_Dirty(t *testing.T) {
 		{name: "ports", dirty: true, edit: func(s *swarm.ServiceSpec) {
 			s.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{{TargetPort: 80}}}
 		}},
+		{name: "networks", dirty: true, edit: func(s *swarm.ServiceSpec) {
+			s.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "net"}}
+		}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

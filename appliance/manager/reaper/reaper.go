@@ -6,6 +6,9 @@
 // policy counts attempts, as many as that count needs. It never deletes a task
 // that may still run, nor the last one of a slot that has no other: that one
 // says why there is none.
+//
+// Beside tasks it deletes what else is left over: networks that were removed
+// while tasks were still on them, and guests whose node is no more.
 package reaper
 
 import (
@@ -26,7 +29,13 @@ const defaultLimit = 5
 
 // Run reaps until ctx ends or the store fails.
 func Run(ctx context.Context, s store.Proposer) error {
-	return loop.Follow(ctx, s, loop.Each(loop.Services, Plan))
+	services := loop.Each(loop.Services, Plan)
+	return loop.Follow(ctx, s, func(prev *store.Snapshot, ch store.Changes, now time.Time) (loop.Changes, time.Time) {
+		c, next := services(prev, ch, now)
+		networks, _ := PlanNetworks(prev, ch, now)
+		c.Add(networks)
+		return c, next
+	})
 }
 
 type place struct {
