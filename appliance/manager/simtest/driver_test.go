@@ -13,15 +13,20 @@ import (
 // act is something that operators do, or that happens to a worker.
 func (s *swarmed) act() {
 	w := s.workers[s.rng.IntN(len(s.workers))]
-	switch s.rng.IntN(12) {
+	switch s.rng.IntN(14) {
 	case 0, 1:
 		if s.made < 8 {
 			s.create()
 		}
 	case 2:
-		s.change("scale", func(spec *swarm.ServiceSpec) { spec.Mode.Replicated.Replicas = new(uint64(s.rng.IntN(12))) })
+		s.change("scale", func(_ *store.Tx, spec *swarm.ServiceSpec) {
+			spec.Mode.Replicated.Replicas = new(uint64(s.rng.IntN(12)))
+		})
 	case 3:
-		s.change("update", func(spec *swarm.ServiceSpec) {
+		s.change("update", func(tx *store.Tx, spec *swarm.ServiceSpec) {
+			if s.rng.IntN(2) == 0 {
+				s.joinNetworks(tx, spec)
+			}
 			spec.TaskTemplate.ForceUpdate++
 			spec.TaskTemplate.ContainerSpec.Secrets = s.someSecrets()
 		})
@@ -52,6 +57,12 @@ func (s *swarmed) act() {
 			s.cluster.Net.Cut(s.cluster.Name(i), w.host, true)
 		}
 		s.trace.Log("cut off %s", w.node())
+	case 10:
+		s.network()
+	case 11:
+		if s.networks > 0 {
+			s.removeNetwork()
+		}
 	default:
 		s.remove(w)
 	}
@@ -80,8 +91,14 @@ func (s *swarmed) create() {
 	spec.Name = fmt.Sprint("s", s.made)
 	spec.TaskTemplate.ContainerSpec = &swarm.ContainerSpec{Image: "img", Secrets: s.someSecrets()}
 	spec.UpdateConfig = &swarm.UpdateConfig{Parallelism: uint64(s.rng.IntN(4)), FailureAction: swarm.UpdateFailureActionContinue}
+	if s.rng.IntN(3) == 0 {
+		spec.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{{TargetPort: 80}}}
+	}
 	s.trace.Log("create %s", spec.Name)
-	s.write(func(tx *store.Tx) { store.CreateService(tx, spec, nil) })
+	s.write(func(tx *store.Tx) {
+		s.joinNetworks(tx, &spec)
+		store.CreateService(tx, spec, nil)
+	})
 }
 
 func (s *swarmed) someSecrets() (refs []*swarm.SecretReference) {
@@ -102,14 +119,14 @@ func (s *swarmed) service(snap *store.Snapshot) *object.Service {
 	return all[s.rng.IntN(len(all))]
 }
 
-func (s *swarmed) change(what string, do func(*swarm.ServiceSpec)) {
+func (s *swarmed) change(what string, do func(*store.Tx, *swarm.ServiceSpec)) {
 	s.write(func(tx *store.Tx) {
 		o := s.service(tx.Base())
 		if o == nil || o.Spec.Mode.Replicated == nil {
 			return
 		}
 		spec := o.Clone().(*object.Service).Spec
-		do(&spec)
+		do(tx, &spec)
 		s.trace.Log("%s %s", what, spec.Name)
 		store.UpdateService(tx, o, spec, nil)
 	})

@@ -25,7 +25,7 @@ var (
 
 // TestSimulation lets anything happen to swarms of three or five managers and
 // twenty workers. Clients see one order of all changes; no node is ever sent a
-// secret that none of its tasks uses; and when all is well again, each service
+// secret that none of its tasks uses; no address is ever two tasks'; and when all is well again, each service
 // runs as it is to, on nodes that are there.
 func TestSimulation(t *testing.T) {
 	var answered atomic.Int64 // one swarm may be without a leader most of the time, not all
@@ -104,6 +104,11 @@ func (s *swarmed) run(t *testing.T) {
 			s.cluster.Disturb(s.rng)
 		}
 		s.act()
+		for i := range s.cluster.Size() {
+			if m := s.cluster.Member(i); m != nil {
+				s.onlyOnce(m.Snapshot())
+			}
+		}
 	}
 	stop()
 	clients.Wait()
@@ -174,6 +179,10 @@ func (s *swarmed) unsettled() string {
 			return text + fmt.Sprintf("\n  update: %+v; %d secrets", o.UpdateStatus, snap.Secrets.Len())
 		}
 	}
+	if text := s.addressed(snap); text != "" {
+		return text
+	}
+	s.onlyOnce(snap)
 	for t := range snap.Tasks.All() {
 		if _, ok := snap.Nodes.Get(t.NodeID); !ok && !object.Ended(t.DesiredState) {
 			return fmt.Sprintf("task %s is on node %q, which was removed", t.ID, t.NodeID)

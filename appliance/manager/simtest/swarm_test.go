@@ -27,16 +27,17 @@ import (
 // swarmed is a whole swarm: managers, their loops and dispatchers, and workers
 // with real agents.
 type swarmed struct {
-	t       *testing.T
-	dir     string
-	leaky   bool // a seeded bug
-	seed    uint64
-	rng     *rand.Rand // of the driver
-	trace   storetest.Trace
-	history *storetest.History
-	cluster *storetest.Cluster
-	workers []*worker
-	made    int // how many services there ever were
+	t        *testing.T
+	dir      string
+	leaky    bool // a seeded bug
+	seed     uint64
+	rng      *rand.Rand // of the driver
+	trace    storetest.Trace
+	history  *storetest.History
+	cluster  *storetest.Cluster
+	workers  []*worker
+	made     int // how many services there ever were
+	networks int // how many were made
 }
 
 // worker is a machine that is in the swarm, most of the time.
