@@ -33,6 +33,10 @@ type Containers interface {
 	Unpause(ctx context.Context, ref string) error
 	Rename(ctx context.Context, ref, name string) error
 	Remove(ctx context.Context, ref string, force, volumes bool) error
+	// ConnectNetwork puts a container that does not run on a network of the swarm,
+	// DisconnectNetwork takes it off.
+	ConnectNetwork(ctx context.Context, ref, name string, s *network.EndpointSettings) error
+	DisconnectNetwork(ctx context.Context, ref, name string) error
 	// Wait registers at once and returns a function that blocks until the condition holds.
 	Wait(ctx context.Context, ref string, until container.WaitCondition) (func(context.Context) (container.WaitResponse, error), error)
 	List(ctx context.Context, all, size bool) ([]container.Summary, error)

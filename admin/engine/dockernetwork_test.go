@@ -98,6 +98,8 @@ func TestDocker_DrivesNetworks(t *testing.T) {
 		{args: "network rm bridge", stderr: "bridge is a pre-defined network and cannot be removed", code: 1},
 		{args: "network rm nope", stderr: "network nope not found", code: 1},
 		{args: "network connect plain web", stderr: "network plain not manually attachable", code: 1},
+		{args: "network connect --alias www full web", stderr: "web goes to full as [www]", code: 1},
+		{args: "network disconnect full web"},
 		{args: "network prune -f"},
 		{args: "service update --detach=false --network-rm full --update-monitor 1s web", stdout: "converged\n"},
 		{args: "network rm full", stdout: "full\n"},

@@ -34,6 +34,7 @@ func statuses() []struct {
 		{errdefs.ErrPermissionDenied, http.StatusForbidden},
 		{errdefs.ErrNotImplemented, http.StatusNotImplemented},
 		{errdefs.ErrUnavailable, http.StatusServiceUnavailable},
+		{errdefs.ErrResourceExhausted, http.StatusServiceUnavailable},
 		// Clients below 1.52 look for its text, not for its status.
 		{store.ErrSequence, http.StatusInternalServerError},
 	}

@@ -187,6 +187,18 @@ func (someContainers) List(context.Context, bool, bool) ([]container.Summary, er
 	return []container.Summary{{State: container.StateRunning}, {State: container.StatePaused}, {State: container.StateExited}}, nil
 }
 
+func (someContainers) ConnectNetwork(_ context.Context, ref, name string, s *network.EndpointSettings) error {
+	return object.Errorf(errdefs.ErrConflict, "%s goes to %s as %v", ref, name, s.Aliases)
+}
+
+// DisconnectNetwork knows the network by its ID only.
+func (someContainers) DisconnectNetwork(_ context.Context, ref, name string) error {
+	if name == "full" {
+		return object.Errorf(errdefs.ErrNotFound, "container %s is not connected to network %s", ref, name)
+	}
+	return nil
+}
+
 type localNetworks struct{}
 
 func (localNetworks) List(context.Context) ([]network.Inspect, error) {

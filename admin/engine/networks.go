@@ -21,7 +21,7 @@ func (a *API) networkRoutes() []admin.Route {
 		a.write(admin.Operator, "POST /networks/create", a.networkCreate),
 		a.write(admin.Operator, "POST /networks/prune", a.networkPrune),
 		a.write(admin.Operator, "POST /networks/{id}/connect", a.networkConnect),
-		a.write(admin.Operator, "POST /networks/{id}/disconnect", a.networkConnect),
+		a.write(admin.Operator, "POST /networks/{id}/disconnect", a.networkDisconnect),
 		a.write(admin.Operator, "DELETE /networks/{id}", a.networkRemove),
 	}
 }
@@ -161,17 +161,4 @@ func pickNetwork(all []someNetwork, ref, scope string) (someNetwork, error) {
 		return found[0], nil
 	}
 	return someNetwork{}, invalid("network %s is ambiguous (%d matches found)", ref, len(found))
-}
-
-// networkConnect also answers disconnect: containers stay on the networks that
-// they were created on.
-func (a *API) networkConnect(_ http.ResponseWriter, r *http.Request) error {
-	n, _, err := a.findNetwork(r.Context(), r.PathValue("id"), "")
-	if err != nil {
-		return err
-	}
-	if n.swarm != nil && !n.Attachable {
-		return object.Errorf(errdefs.ErrPermissionDenied, "network %s not manually attachable", n.Name)
-	}
-	return unbuilt("changing the networks of a container is")
 }

@@ -218,6 +218,14 @@ func (r *runtime) Rename(_ context.Context, ref, name string) error {
 	return err
 }
 
+func (r *runtime) ConnectNetwork(_ context.Context, ref, name string, _ *network.EndpointSettings) error {
+	return object.Errorf(errdefs.ErrNotFound, "network %s not found", name)
+}
+
+func (r *runtime) DisconnectNetwork(_ context.Context, ref, name string) error {
+	return object.Errorf(errdefs.ErrNotFound, "container %s is not connected to network %s", ref, name)
+}
+
 func (r *runtime) Remove(_ context.Context, ref string, force, _ bool) error {
 	p, err := r.find(ref)
 	if err != nil {
