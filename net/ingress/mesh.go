@@ -151,7 +151,8 @@ func (m *Mesh) Close() error {
 }
 
 // Destroy removes everything of the mesh from the node. What is in the members'
-// namespaces ends with them.
+// namespaces ends with them; so does what an earlier process left in the
+// network's, if there was no Set since.
 func (m *Mesh) Destroy(ctx context.Context) error { return m.Set(ctx, MeshState{}) }
 
 // Fallbacks says, by the ID of the service, why the addresses of its clients

@@ -51,12 +51,12 @@ func only(a netip.Addr) func(netip.AddrPort) netip.Addr {
 // refused fails if somebody answers.
 func refused(tb testing.TB, from place, proto string, to netip.AddrPort) {
 	tb.Helper()
-	c, err := dialWithin(tb, from, netip.AddrPort{}, proto, to, patience/4)
+	c, err := dialWithin(tb, from, netip.AddrPort{}, proto, to, patience/8)
 	if err != nil {
 		return
 	}
 	defer func() { _ = c.Close() }()
-	if name, _, err := askWith(c, "hello\n", patience/4); err == nil {
+	if name, _, err := askWith(c, "hello\n", patience/8); err == nil {
 		tb.Errorf("%s to %s: %s answered", proto, to, name)
 	}
 }
