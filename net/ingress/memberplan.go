@@ -58,10 +58,9 @@ func planMember(m Member) nft.Table {
 		Chains: []nft.Chain{
 			base("prerouting", "nat", nft.Prerouting, -100, redirects(m)...),
 			base("filter", "filter", nft.Input, 0,
-				// By another device, or as another address: not as the mesh does.
+				// Nobody comes round by another device.
 				r.NotIfName(m.Interface).NotIfName("lo").To(self).Drop(),
 				in.Established().Accept(),
-				in.NotTo(self).Drop(),
 				in.Translated().Accept(),
 				in.From(routers()).In("targets", nft.Protocol, nft.DestPort).Accept(),
 				in.Proto(unix.IPPROTO_ICMP).Accept(),

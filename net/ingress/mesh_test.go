@@ -86,7 +86,10 @@ func TestMesh_NodesAskThemselvesAndOthers(t *testing.T) {
 	w.publish(8080, "", 0, 80, w.run(w.nodes[0], "a"), w.run(w.nodes[1], "b"))
 	w.set()
 	loopback := netip.MustParseAddr("127.0.0.1")
-	for _, n := range w.nodes {
+	for i, n := range w.nodes {
+		if i == 1 {
+			n.alone(t)
+		}
 		for _, proto := range protocols() {
 			answers(t, n, proto, at(loopback, 8080), only(ingress.RouterAddress(n.slot)), "a", "b")
 			for _, o := range w.nodes {
@@ -114,6 +117,8 @@ func TestMesh_ContainersAsk(t *testing.T) {
 			}
 		})
 	}
+	w.nodes[0].alone(t)
+	answers(t, a, "tcp", at(w.nodes[0].Address, 8080), only(ingress.RouterAddress(w.nodes[0].slot)), "a", "b")
 }
 
 // One address and port of a client, by all nodes at once, to one task.

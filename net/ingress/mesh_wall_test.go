@@ -4,9 +4,11 @@ package ingress_test
 
 import (
 	"errors"
+	"net"
 	"net/netip"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -49,9 +51,34 @@ func TestMesh_WallsAroundMembers(t *testing.T) {
 			refused(t, guest, proto, at(a.address, port))
 		}
 	}
+	hearsOnly(t, a, guest)
 	for _, port := range []uint16{80, 90} {
 		answers(t, a, "tcp", at(a.address, port), itself, "a")            // it may ask itself
 		answers(t, guest, "tcp", at(a.near, port), only(guest.near), "a") // the bridge is no part of the mesh
+	}
+}
+
+// hearsOnly fails if a task hears what is sent round the mesh to its address there,
+// though it cannot answer.
+func hearsOnly(tb testing.TB, a, from *task) {
+	tb.Helper()
+	var u net.PacketConn
+	a.Within(tb, func() (err error) {
+		u, err = net.ListenPacket("udp4", ":99")
+		return err
+	})
+	defer func() { _ = u.Close() }()
+	for _, to := range []netip.Addr{a.address, a.near} {
+		if _, err := mustDial(tb, from, "udp", at(to, 99)).Write([]byte(to.String())); err != nil {
+			tb.Fatal(err)
+		}
+	}
+	if err := u.SetDeadline(time.Now().Add(patience)); err != nil {
+		tb.Fatal(err)
+	}
+	b := make([]byte, 100)
+	if n, _, err := u.ReadFrom(b); err != nil || string(b[:n]) != a.near.String() {
+		tb.Errorf("heard what was sent to %s: %v", b[:n], err)
 	}
 }
 

@@ -5,7 +5,9 @@ package ingress_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -113,6 +115,19 @@ func (n *meshNode) open(tb testing.TB) {
 	n.Within(tb, func() (err error) {
 		n.Mesh, err = ingress.OpenMesh(tb.Context(), n.config)
 		return err
+	})
+}
+
+// alone takes away what could help the mesh: the table of the node's own ports,
+// and that bridged packets are translated, too.
+func (n *meshNode) alone(tb testing.TB) {
+	tb.Helper()
+	n.Within(tb, func() error {
+		err := link.Sysctl("net/bridge/bridge-nf-call-iptables", "0")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return onFilter(func(c *nft.Conn) error { return c.Delete(nft.IPv4, "skep-"+n.config.Scope) })
 	})
 }
 
