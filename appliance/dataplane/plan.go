@@ -76,9 +76,9 @@ func plan(last *desired, in input) *desired {
 		}
 		d.networks[id] = in.place(m)
 	}
-	// A network that the swarm forgot stays until its last container here has gone.
+	// A network that is not to be here any more stays until its last container has gone.
 	for id := range in.local {
-		if old := last.place(id); old != nil && in.view.Networks[id] == nil {
+		if old := last.place(id); old != nil && d.networks[id] == nil {
 			d.networks[id] = old
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -175,18 +176,25 @@ func (p *Plane) attached(network string) bool {
 }
 
 // replace makes d what containers that connect follow, and returns those that
-// were there before.
+// are known.
+//
+// Invariant: a network does not go while a container counts on it. Whoever was
+// known before has it kept here; whoever comes later does not find it in d.
 func (p *Plane) replace(d *desired) []*member {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if d.from.view != nil && p.now != nil {
+		for id, had := range p.now.networks {
+			if d.networks[id] == nil && p.attached(id) {
+				d.networks[id] = had
+				p.wake()
+			}
+		}
+	}
 	p.now = d
 	close(p.changed)
 	p.changed = make(chan struct{})
-	list := make([]*member, 0, len(p.members))
-	for _, m := range p.members {
-		list = append(list, m)
-	}
-	return list
+	return slices.Collect(maps.Values(p.members))
 }
 
 // begin waits until no other verb works on the container. The function that it

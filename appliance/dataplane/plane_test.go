@@ -240,6 +240,50 @@ func TestDisconnect_TheLastContainerTakesTheNetworkAlong(t *testing.T) {
 	})
 }
 
+// A container that connects while the network is about to go keeps it.
+func TestConnect_WhileTheNetworkGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.run(t)
+		w.Set(view(1, members(front(), nil)))
+		synctest.Wait()
+		w.meanwhile("frames", func() {
+			if _, err := w.Connect(t.Context(), inFront("a", "10.0.1.3/24")); err != nil {
+				t.Error(err)
+			}
+		})
+		w.Set(view(2))
+		synctest.Wait()
+		if _, made := w.frames["front"]; !made {
+			t.Error("the network was taken from under a container")
+		}
+		if err := w.Disconnect(t.Context(), "a"); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if _, made := w.frames["front"]; made {
+			t.Error("the network is left")
+		}
+	})
+}
+
+func TestPlane_KeepsWhatItHasWithoutAnAddressOfItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.run(t)
+		w.Set(view(1, members(front(), nil)))
+		if _, err := w.Connect(t.Context(), inFront("a", "10.0.1.3/24")); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		w.lines()
+		homeless := view(2, members(front(), nil))
+		delete(homeless.Hosts, "n1")
+		w.Set(homeless)
+		want(t, w, "frames front:0", "names front:0")
+	})
+}
+
 func TestDisconnect_IsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -102,10 +104,7 @@ func (p *Plane) setMesh(ctx context.Context, d *desired) error {
 // repair mends what others broke.
 func (p *Plane) repair(ctx context.Context) {
 	p.mu.Lock()
-	members := make([]*member, 0, len(p.members))
-	for _, m := range p.members {
-		members = append(members, m)
-	}
+	members := slices.Collect(maps.Values(p.members))
 	p.mu.Unlock()
 	p.repaired(ctx, "mesh", p.cfg.Mesh.Check)
 	p.repaired(ctx, "names", p.cfg.DNS.Check)

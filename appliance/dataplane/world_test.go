@@ -96,9 +96,11 @@ func view(version uint64, networks ...*wire.NetworkMembers) *wire.NetworkView {
 // world is the parts of a node, in memory. What they are told is written down.
 type world struct {
 	*Plane
-	mu    sync.Mutex
-	log   []string
-	fail  map[string]error // by the beginning of a line of the log
+	mu   sync.Mutex
+	log  []string
+	fail map[string]error // by the beginning of a line of the log
+	// hooks run once, before a line is written that begins so.
+	hooks map[string]func()
 	ends  map[string]object.Attachment
 	acked []uint64
 	made  map[string]bool // networks
@@ -108,7 +110,7 @@ type world struct {
 
 // newWorld is node n1 and runs it.
 func newWorld(t *testing.T, found ...object.Endpoint) *world {
-	w := &world{fail: map[string]error{}, ends: map[string]object.Attachment{}, frames: map[string][]string{}}
+	w := &world{fail: map[string]error{}, hooks: map[string]func(){}, ends: map[string]object.Attachment{}, frames: map[string][]string{}}
 	for _, e := range found {
 		w.ends[e.ID] = object.Attachment{Endpoint: e, Namespace: "/ns/" + e.ID}
 	}
@@ -140,9 +142,10 @@ func (w *world) run(t *testing.T) {
 
 // note writes a line down, and fails if it is to.
 func (w *world) note(format string, args ...any) error {
+	line := fmt.Sprintf(format, args...)
+	w.hook(line)()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	line := fmt.Sprintf(format, args...)
 	w.log = append(w.log, line)
 	for prefix, err := range w.fail {
 		if err != nil && strings.HasPrefix(line, prefix) {
@@ -150,6 +153,26 @@ func (w *world) note(format string, args ...any) error {
 		}
 	}
 	return nil
+}
+
+// meanwhile has f run before the next line that begins so.
+func (w *world) meanwhile(prefix string, f func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.hooks[prefix] = f
+}
+
+// hook is what is to run before the line, once.
+func (w *world) hook(line string) func() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for prefix, f := range w.hooks {
+		if strings.HasPrefix(line, prefix) {
+			delete(w.hooks, prefix)
+			return f
+		}
+	}
+	return func() {}
 }
 
 // failing makes lines that begin so fail, or not any more.

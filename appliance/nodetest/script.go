@@ -102,6 +102,7 @@ type command = func(ts *testscript.TestScript, neg bool, args []string)
 //	until -fails REGEXP COMMAND…       run it until it fails and its complaint is REGEXP
 //	within COMMAND…               run it in the node's network namespace
 //	get URL                       print what a GET from the node's namespace answers
+//	get -in CONTAINER URL         from that container's
 //	udp ADDRESS TEXT              print what answers a packet from the node's namespace
 //	setid NAME COMMAND…           set an environment variable to what it prints
 //	busybox                       load the image busybox:latest
@@ -293,11 +294,13 @@ func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	var out, errs string
 	for end := time.Now().Add(Patience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		if args[0] == "get" {
-			out, err = get(ts, args[1])
+			out, err = get(ts, args[1:])
 		} else {
 			out, errs, err = output(ts, args)
 		}
-		if fails {
+		if fails && errs == "" && err != nil {
+			out = err.Error()
+		} else if fails {
 			out = errs
 		}
 		if (err != nil) == fails && (len(want.FindAllString(out, -1)) >= count) != neg {
@@ -308,12 +311,19 @@ func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Fatalf("%s does not print %s: %v\n%s%s", strings.Join(args, " "), pattern, err, out, errs)
 }
 
-func get(ts *testscript.TestScript, url string) (string, error) {
-	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, url, nil)
+func get(ts *testscript.TestScript, args []string) (string, error) {
+	client := node(ts).Client()
+	if len(args) == 3 && args[0] == "-in" {
+		client, args = node(ts).Container(args[1]), args[2:]
+	}
+	if len(args) != 1 {
+		ts.Fatalf("usage: get [-in CONTAINER] URL")
+	}
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, args[0], nil)
 	if err != nil {
 		return "", err
 	}
-	resp, err := node(ts).Client().Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return "", err
 	}
@@ -326,10 +336,13 @@ func get(ts *testscript.TestScript, url string) (string, error) {
 }
 
 func cmdGet(ts *testscript.TestScript, neg bool, args []string) {
-	out, err := get(ts, args[0])
+	out, err := get(ts, args)
 	fmt.Fprint(ts.Stdout(), out)
+	if err != nil {
+		fmt.Fprintln(ts.Stderr(), err)
+	}
 	if (err != nil) != neg {
-		ts.Fatalf("get %s: %v", args[0], err)
+		ts.Fatalf("get %s: %v", strings.Join(args, " "), err)
 	}
 }
 
