@@ -42,6 +42,13 @@ func FuzzServiceCreate(f *testing.F) {
 		`{"Name":"web","Labels":{"a":"b"},"TaskTemplate":{"ContainerSpec":{"Image":"a:b@c","Mounts":[{"Type":"bind","Target":"/x"}],"Secrets":[null],"Configs":[{}]},"Networks":[{"Target":"host"}],"Placement":{"Constraints":["node.role==manager"],"Preferences":[{}]}},"Mode":{"Global":{}},"UpdateConfig":{"Parallelism":1},"EndpointSpec":{"Mode":"vip","Ports":[{"TargetPort":80,"PublishedPort":8080}]}}`)
 }
 
+func FuzzNetworkCreate(f *testing.F) {
+	bodies(f, "/v1.51/networks/create", true,
+		`{"Name":"n","Driver":"overlay","Scope":"swarm","Attachable":true,"Options":{"encrypted":"","com.docker.network.driver.mtu":"1400","com.docker.network.driver.overlay.vxlanid_list":"5000"}}`,
+		`{"Name":"n","Driver":"overlay","EnableIPv6":true,"IPAM":{"Config":[{"Subnet":"10.9.0.0/24","IPRange":"10.9.0.128/25","Gateway":"10.9.0.1","AuxiliaryAddresses":{"a":"10.9.0.9"}},{"Subnet":"fd00::/64"}]}}`,
+		`{"Name":"n","Driver":"overlay","IPAM":{"Config":[{},{"Subnet":"::ffff:10.0.0.0/120"},{"Subnet":"255.255.255.252/30","Gateway":"255.255.255.255"}]},"ConfigFrom":{}}`)
+}
+
 func FuzzSecretCreate(f *testing.F) {
 	bodies(f, "/v1.51/secrets/create", true, `{"Name":"s","Data":"aGk=","Labels":{"a":"b"}}`, `{"Name":"s","Data":"aGk=","Templating":{"Name":"golang"}}`)
 }

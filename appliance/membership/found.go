@@ -3,6 +3,7 @@ package membership
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -131,16 +132,29 @@ func newCluster(req swarm.InitRequest, now time.Time) (*object.Cluster, error) {
 	if c.DataPathPort < 1024 || c.DataPathPort > 49151 {
 		return nil, object.Errorf(errdefs.ErrInvalidArgument, "Datapath port number is not in valid range (1024-49151) : %d", c.DataPathPort)
 	}
-	for _, pool := range req.DefaultAddrPool {
-		if !pool.Addr().Is4() {
-			return nil, object.Errorf(errdefs.ErrInvalidArgument, "invalid CIDR: %q. Address pools are of IPv4", pool)
-		}
-		if uint32(pool.Bits()) > c.SubnetSize {
-			return nil, object.Errorf(errdefs.ErrInvalidArgument, "invalid CIDR: %q. Subnet size is too small for pool: %d", pool, c.SubnetSize)
-		}
-		c.DefaultAddrPool = append(c.DefaultAddrPool, pool.Masked().String())
+	if c.DefaultAddrPool, err = addressPools(req.DefaultAddrPool, c.SubnetSize); err != nil {
+		return nil, err
 	}
 	return c, nil
+}
+
+// addressPools are what networks get their subnets of that many bits from.
+func addressPools(pools []netip.Prefix, bits uint32) (out []string, err error) {
+	for i, pool := range pools {
+		switch {
+		case !pool.IsValid() || !pool.Addr().Is4():
+			return nil, object.Errorf(errdefs.ErrInvalidArgument, "invalid CIDR: %q. Address pools are of IPv4", pool)
+		case uint32(pool.Bits()) > bits:
+			return nil, object.Errorf(errdefs.ErrInvalidArgument, "invalid CIDR: %q. Subnet size is too small for pool: %d", pool, bits)
+		}
+		for _, other := range pools[:i] {
+			if other.Overlaps(pool) {
+				return nil, object.Errorf(errdefs.ErrInvalidArgument, "invalid CIDR: %q. It overlaps %q", pool, other)
+			}
+		}
+		out = append(out, pool.Masked().String())
+	}
+	return out, nil
 }
 
 // clusterSpec fills Swarm's defaults in.
