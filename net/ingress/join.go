@@ -51,7 +51,8 @@ func (m *Mesh) Join(ctx context.Context, w Member) error {
 	}
 	defer func() { <-one.turn }()
 	one.wants = w
-	one.table.want = planMember(w)
+	// What another container had at the path is not this one's.
+	one.table = table{want: planMember(w)}
 	if _, err := one.settle(one.table.set); err != nil {
 		return fmt.Errorf("join the mesh: %w", err)
 	}
@@ -61,13 +62,13 @@ func (m *Mesh) Join(ctx context.Context, w Member) error {
 // settle makes what is missing in the namespace; the table by the function
 // given. It reports whether a route was.
 func (one *member) settle(set func(*nft.Conn) error) (changed bool, err error) {
-	err = within(one.wants.Namespace, func(c *nft.Conn) error {
+	err = within(one.wants.Namespace, func(c *nft.Conn) (err error) {
 		for name, value := range one.wants.sysctls() {
-			if err := link.Sysctl(name, value); err != nil {
+			if err = link.Sysctl(name, value); err != nil {
 				return err
 			}
 		}
-		if err := set(c); err != nil {
+		if err = set(c); err != nil {
 			return err
 		}
 		changed, err = link.EnsureSourceRoute(link.SourceRoute{
@@ -102,15 +103,15 @@ func (one *member) mend(ctx context.Context) (repaired int, there bool, err erro
 	if identity, gone := identify(one.wants.Namespace); gone != nil || identity != one.identity || !link.Pinned(one.wants.Namespace) {
 		return 0, false, nil
 	}
-	changed, err := one.settle(func(c *nft.Conn) error {
-		did, err := one.table.mend(c)
+	replaced := false
+	changed, err := one.settle(func(c *nft.Conn) (err error) {
+		replaced, err = one.table.mend(c)
+		return err
+	})
+	for _, did := range []bool{replaced, changed} {
 		if did {
 			repaired++
 		}
-		return err
-	})
-	if changed {
-		repaired++
 	}
 	if err != nil {
 		err = errors.Join(fmt.Errorf("mend a member of the mesh in %s", one.wants.Namespace), err)

@@ -9,12 +9,9 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
-	"os"
 	"regexp"
 	"slices"
 	"sync"
-
-	"golang.org/x/sys/unix"
 
 	"skep/net/balance"
 	"skep/net/link"
@@ -59,19 +56,12 @@ type Mesh struct {
 	served map[listen]bool
 	held   map[listen]Published
 	box    *sandbox // nil while there is no mesh
+	// removed: there is nothing of the mesh, not even of an earlier process.
+	removed bool
 
 	mu      sync.Mutex
 	members map[string]*member // guarded by mu; by namespace
 	told    routing            // guarded by mu; what was found out at the last Set or Check
-}
-
-// sandbox is the ingress network's namespace, in which the router is.
-type sandbox struct {
-	path     string
-	identity uint64 // tells it from one that is at the same path later
-	router   table
-	steering table
-	balancer *balance.Balancer
 }
 
 // OpenMesh opens the mesh. What an earlier process left goes on working until
@@ -184,12 +174,3 @@ func (m *Mesh) take(ctx context.Context) error {
 }
 
 func (m *Mesh) give() { <-m.turn }
-
-// identify tells the namespace that is pinned at path now.
-func identify(path string) (uint64, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		return 0, &os.PathError{Op: "stat", Path: path, Err: err}
-	}
-	return st.Ino, nil
-}

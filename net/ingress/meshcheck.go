@@ -15,7 +15,7 @@ import (
 // members' namespaces, and repairs it. It returns how many things it repaired.
 // A published port that another program had is tried again.
 func (m *Mesh) Check(ctx context.Context) (repaired int, err error) {
-	if err := m.take(ctx); err != nil {
+	if err = m.take(ctx); err != nil {
 		return 0, fmt.Errorf("check mesh: %w", err)
 	}
 	defer m.give()
@@ -48,14 +48,11 @@ func (m *Mesh) mend(ctx context.Context) (repaired int, err error) {
 		return repaired, err
 	}
 	err = within(m.box.path, func(c *nft.Conn) error {
-		for _, t := range []*table{&m.box.steering, &m.box.router} {
-			changed, err := t.mend(c)
-			count(changed)
-			if err != nil {
-				return err
-			}
-		}
-		return nil
+		steered, wrong := m.box.steering.mend(c)
+		count(steered)
+		routed, bad := m.box.router.mend(c)
+		count(routed)
+		return errors.Join(wrong, bad)
 	})
 	if err != nil {
 		return repaired, err
@@ -67,7 +64,8 @@ func (m *Mesh) mend(ctx context.Context) (repaired int, err error) {
 	}
 	changed, err = m.node.mend(m.filter)
 	count(changed)
-	return repaired, errors.Join(err, m.answer(ctx, m.done))
+	// What could not be set before, or had, is tried again.
+	return repaired, errors.Join(err, m.set(ctx, m.state))
 }
 
 func (m *Mesh) mendMembers(ctx context.Context) (repaired int, err error) {

@@ -38,11 +38,12 @@ func (c *Conn) EnsureLeg(l Leg, path string) (changed bool, err error) {
 	if changed, err = c.ensurePair(l, br, ns, path); err != nil {
 		return changed, err
 	}
-	err = Within(path, func() error {
-		set, err := l.ensurePeer()
-		changed = changed || set
+	set := false
+	err = Within(path, func() (err error) {
+		set, err = l.ensurePeer()
 		return err
 	})
+	changed = changed || set
 	if err != nil {
 		return changed, err
 	}
@@ -57,16 +58,17 @@ func (c *Conn) ensurePair(l Leg, br netlink.Link, ns *os.File, path string) (cha
 	}
 	if err == nil {
 		whole := false
-		if err := Within(path, func() (err error) {
+		err = Within(path, func() (err error) {
 			whole, err = l.isPeerOf(here)
 			return err
-		}); err != nil {
+		})
+		if err != nil {
 			return false, err
 		}
 		if whole {
 			return c.adjustEnd(here, br)
 		}
-		if err := c.Remove(l.Name); err != nil {
+		if err = c.Remove(l.Name); err != nil {
 			return false, err
 		}
 	}
@@ -127,7 +129,7 @@ func (l Leg) ensurePeer() (changed bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("find link %s: %w", l.Peer, err)
 	}
-	if err := Sysctl("net/ipv6/conf/"+l.Peer+"/disable_ipv6", "1"); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err = Sysctl("net/ipv6/conf/"+l.Peer+"/disable_ipv6", "1"); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return false, err
 	}
 	have, err := h.AddrList(peer, unix.AF_INET)
@@ -140,16 +142,16 @@ func (l Leg) ensurePeer() (changed bool, err error) {
 		changed = !ok || p != l.Address
 	}
 	c := &Conn{h: h}
-	if err := c.onlyAddress(peer, l.Address); err != nil {
+	if err = c.onlyAddress(peer, l.Address); err != nil {
 		return changed, err
 	}
 	if peer.Attrs().Flags&net.FlagUp == 0 {
-		if err := h.LinkSetUp(peer); err != nil {
+		if err = h.LinkSetUp(peer); err != nil {
 			return true, fmt.Errorf("set %s up: %w", l.Peer, err)
 		}
 		changed = true
 	}
-	if err := c.settle(l.Peer); err != nil {
+	if err = c.settle(l.Peer); err != nil {
 		return changed, err
 	}
 	routed, err := c.ensureRoute(netlink.Route{LinkIndex: peer.Attrs().Index, Gw: l.Gateway.AsSlice(), Table: unix.RT_TABLE_MAIN})

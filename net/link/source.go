@@ -85,10 +85,10 @@ func (c *Conn) ensureRule(_ netlink.Link, s SourceRoute) (changed bool, err erro
 	want := netip.PrefixFrom(s.Address, s.Address.BitLen())
 	found := false
 	for _, r := range have {
-		if r.Table != s.Table {
+		if r.Table != s.Table || r.Priority != s.Priority {
 			continue
 		}
-		if p, ok := prefix(r.Src); ok && p == want && r.Priority == s.Priority && !found {
+		if p, ok := prefix(r.Src); ok && p == want && !found {
 			found = true
 			continue
 		}
