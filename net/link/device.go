@@ -82,12 +82,14 @@ func device(l netlink.Link) Device {
 	return d
 }
 
-// AddBridge makes a bridge that is no host: it has no address, and nothing
-// listens to what groups its ports join.
+// AddBridge makes a bridge that is no host: it has no address, nothing listens
+// to what groups its ports join, and there are no VLANs.
 func (c *Conn) AddBridge(name string, mac net.HardwareAddr, mtu int) error {
 	err := c.h.LinkAdd(&netlink.Bridge{
 		LinkAttrs:         netlink.LinkAttrs{Name: name, HardwareAddr: mac, MTU: mtu, TxQLen: -1},
 		MulticastSnooping: new(false),
+		// Without VLANs, or what is programmed would be there for each of them.
+		VlanDefaultPVID: new(uint16(0)),
 	})
 	if err != nil {
 		return fmt.Errorf("add bridge %s: %w", name, err)

@@ -107,12 +107,8 @@ func HostAddresses(mac net.HardwareAddr, addrs []netip.Prefix) []netip.Prefix {
 // SetHost gives a device of this thread's namespace its addresses, and sets it
 // up. It has these, see HostAddresses, and no others.
 func (c *Conn) SetHost(d Device, mac net.HardwareAddr, addrs []netip.Prefix) error {
-	want := map[netip.Prefix]bool{}
-	speaks := false
-	for _, a := range HostAddresses(mac, addrs) {
-		want[a] = true
-		speaks = speaks || a.Addr().Is6()
-	}
+	want := HostAddresses(mac, addrs)
+	speaks := slices.ContainsFunc(want, func(a netip.Prefix) bool { return a.Addr().Is6() })
 	if err := SpeakIPv6(d.Name, speaks); err != nil {
 		return err
 	}
@@ -121,14 +117,18 @@ func (c *Conn) SetHost(d Device, mac net.HardwareAddr, addrs []netip.Prefix) err
 		return err
 	}
 	for _, a := range have {
-		if !want[a] {
-			if err := c.RemoveAddress(d, a); err != nil {
-				return err
-			}
+		if slices.Contains(want, a) {
+			continue
 		}
-		delete(want, a)
+		if err := c.RemoveAddress(d, a); err != nil {
+			return err
+		}
 	}
-	for a := range want {
+	// In order: the first is what the device speaks from.
+	for _, a := range want {
+		if slices.Contains(have, a) {
+			continue
+		}
 		if err := c.AddAddress(d, a); err != nil {
 			return err
 		}

@@ -91,7 +91,7 @@ func (o *Overlay) Attach(ctx context.Context, a Attachment) error {
 	if s == nil {
 		return object.Errorf(errdefs.ErrNotFound, "network %s is not on this node", a.Network)
 	}
-	defer s.end()
+	defer s.release()
 	if err := o.attach(ctx, s, newEnd(a)); err != nil {
 		return fmt.Errorf("attach to network %s: %w", a.Network, err)
 	}
@@ -217,7 +217,7 @@ func (o *Overlay) detachFrom(ctx context.Context, network string, which func(end
 	if err != nil || s == nil {
 		return err
 	}
-	defer s.end()
+	defer s.release()
 	gone := slices.DeleteFunc(o.endsOf(network), func(e end) bool { return !which(e) })
 	if err := o.detach(s, gone...); err != nil {
 		return fmt.Errorf("detach from network %s: %w", network, err)
@@ -306,12 +306,12 @@ func (o *Overlay) Stats(id string) (map[string]container.NetworkStats, error) {
 		if s.link != nil {
 			st, err := s.link.PeerStats(portName(id, a.Network))
 			if err != nil {
-				s.end()
+				s.release()
 				return nil, fmt.Errorf("read counters: %w", err)
 			}
 			out[a.Interface] = st
 		}
-		s.end()
+		s.release()
 	}
 	return out, nil
 }

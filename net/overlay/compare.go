@@ -142,4 +142,6 @@ func (d *difference) comparePorts(want layout, have observed) {
 }
 
 // isPort tells ports from what others put into the namespace.
-func isPort(name string) bool { return regexp.MustCompile(`^p[0-9a-f]{8}$`).MatchString(name) }
+func isPort(name string) bool { return portForm.MatchString(name) }
+
+var portForm = regexp.MustCompile(`^p[0-9a-f]{8}$`)

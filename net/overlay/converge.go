@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"skep/net/link"
 )
 
@@ -17,7 +19,7 @@ import (
 func (o *Overlay) converge(ctx context.Context, s *segment) (mended int, words []string, err error) {
 	s.dirty = true
 	if s.link == nil || !link.Pinned(s.path) {
-		if err := o.make(s); err != nil {
+		if err := o.makeNamespace(s); err != nil {
 			return 0, nil, err
 		}
 		mended, words = 1, []string{"the namespace is missing"}
@@ -43,8 +45,8 @@ func (o *Overlay) converge(ctx context.Context, s *segment) (mended int, words [
 	return mended + d.size(), append(words, d.words...), refused
 }
 
-// make makes the namespace, without any device.
-func (o *Overlay) make(s *segment) error {
+// makeNamespace makes it, without any device.
+func (o *Overlay) makeNamespace(s *segment) error {
 	if err := s.raze(); err != nil {
 		return err
 	}
@@ -165,7 +167,11 @@ func (o *Overlay) setTunnel(s *segment, want layout) error {
 	if err := s.link.Treat(t, tunnelTreatment()); err != nil {
 		return err
 	}
-	return s.link.SetUp(t)
+	err = s.link.SetUp(t)
+	if errors.Is(err, unix.EADDRINUSE) {
+		err = fmt.Errorf("UDP port %d is another program's: %w", want.tunnel.Port, err)
+	}
+	return err
 }
 
 // applyPorts tries all: one container's namespace that ends meanwhile is no

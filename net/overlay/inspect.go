@@ -35,7 +35,7 @@ func (o *Overlay) Inspect(ctx context.Context, network string) (State, error) {
 	if s == nil {
 		return State{}, object.Errorf(errdefs.ErrNotFound, "network %s is not on this node", network)
 	}
-	defer s.end()
+	defer s.release()
 	ends := o.endsOf(s.id)
 	people, _ := planWho(s.net, ends)
 	have, err := s.observe(o.table, ends)

@@ -16,6 +16,7 @@ import (
 
 	"skep/net/link"
 	"skep/net/link/linktest"
+	"skep/net/link/umltest"
 	"skep/net/overlay"
 )
 
@@ -156,6 +157,14 @@ func TestOverlay_OverIPv6(t *testing.T) {
 	n1.restart(t)
 	n1.set(t, over(n1, p2))
 	n1.right(t, webID)
+}
+
+// An older kernel, with one processor and modules.
+func TestInUML(t *testing.T) {
+	if umltest.Inside() {
+		t.Skip("is in user-mode Linux")
+	}
+	umltest.Run(t, "^(TestOverlay_.*|TestRouter|TestCheck_.*|TestOpen_FindsEverything.*)$", "vxlan", "veth", "bridge", "nf_tables")
 }
 
 func TestOverlay_OnlyIPv6(t *testing.T) {

@@ -123,7 +123,7 @@ func (o *Overlay) begin(ctx context.Context, network string) (*segment, error) {
 	s := o.segments[network]
 	o.mu.Unlock()
 	if s == nil {
-		return nil, nil //nolint:nilnil // as documented
+		return nil, nil
 	}
 	select {
 	case <-s.turn:
@@ -131,8 +131,8 @@ func (o *Overlay) begin(ctx context.Context, network string) (*segment, error) {
 		return nil, context.Cause(ctx)
 	}
 	if s.gone {
-		s.end()
-		return nil, nil //nolint:nilnil // as documented
+		s.release()
+		return nil, nil
 	}
 	return s, nil
 }

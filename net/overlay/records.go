@@ -39,7 +39,7 @@ func (d records) end(e end) string {
 	return filepath.Join(d.attached(), hex.EncodeToString(sum[:16])+suffix)
 }
 
-func (d records) make() error {
+func (d records) makeFolders() error {
 	for _, dir := range []string{d.namespaces(), d.networks(), d.attached()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err

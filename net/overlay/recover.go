@@ -13,7 +13,7 @@ import (
 // recover takes over what an earlier process made, and removes what it was
 // about to make or to remove when it died.
 func (o *Overlay) recover(ctx context.Context) error {
-	if err := o.disk.make(); err != nil {
+	if err := o.disk.makeFolders(); err != nil {
 		return err
 	}
 	if err := raiseNeighbours(); err != nil {

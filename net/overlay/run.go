@@ -52,7 +52,7 @@ func (o *Overlay) checkNetwork(ctx context.Context, id string) (int, error) {
 	if err != nil || s == nil {
 		return 0, err
 	}
-	defer s.end()
+	defer s.release()
 	n, words, err := o.converge(ctx, s)
 	if n > 0 {
 		o.repaired.Add(uint64(n))

@@ -42,8 +42,8 @@ func newSegment(n *Network, path string) *segment {
 	return s
 }
 
-// end gives the turn to the next.
-func (s *segment) end() { s.turn <- struct{}{} }
+// release gives the turn to the next.
+func (s *segment) release() { s.turn <- struct{}{} }
 
 // connect opens the connections; the thread is in the namespace.
 func (s *segment) connect() (err error) {

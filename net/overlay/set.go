@@ -65,7 +65,7 @@ func (o *Overlay) setNetwork(ctx context.Context, n *Network) error {
 	if s == nil {
 		return o.addNetwork(ctx, n)
 	}
-	defer s.end()
+	defer s.release()
 	if s.net == n && s.whole && !s.dirty {
 		return nil
 	}
@@ -99,7 +99,7 @@ func (o *Overlay) addNetwork(ctx context.Context, n *Network) error {
 	<-s.turn
 	o.segments[n.ID] = s
 	o.mu.Unlock()
-	defer s.end()
+	defer s.release()
 	return o.setWhole(ctx, s, n)
 }
 
@@ -141,7 +141,7 @@ func (o *Overlay) removeNetwork(ctx context.Context, id string) error {
 	if err != nil || s == nil {
 		return err
 	}
-	defer s.end()
+	defer s.release()
 	for _, e := range o.endsOf(id) {
 		if err := o.disk.removeEnd(e); err != nil {
 			return err

@@ -4,6 +4,7 @@ package overlay_test
 
 import (
 	"bytes"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -244,6 +245,27 @@ func TestSet_NumberThatIsTaken(t *testing.T) {
 	}
 	n.Within(t, func() error { return netlink.LinkDel(mustLink(t, "foreign")) })
 	n.set(t, web(n))
+	n.right(t, webID)
+}
+
+func TestSet_PortOfAnotherProgram(t *testing.T) {
+	n := newNode(t, linktest.NewSwitch(t))
+	var other net.PacketConn
+	n.Within(t, func() (err error) {
+		other, err = net.ListenPacket("udp4", ":4789")
+		return err
+	})
+	err := n.Set(t.Context(), []*overlay.Network{web(n)})
+	if err == nil || !strings.Contains(err.Error(), "UDP port 4789 is another program's") {
+		t.Errorf("error: %v", err)
+	}
+	if err := other.Close(); err != nil {
+		t.Fatal(err)
+	}
+	// Nobody needs to ask again.
+	if n, err := n.Check(t.Context()); n == 0 || err != nil {
+		t.Errorf("mended %d, %v", n, err)
+	}
 	n.right(t, webID)
 }
 
