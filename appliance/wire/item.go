@@ -121,7 +121,7 @@ func (s *NetworkService) check(gone bool) error {
 		return only(s, &NetworkService{Network: s.Network, ID: s.ID})
 	case slices.ContainsFunc(s.VIPs, invalid):
 		return fmt.Errorf("service %q: VIPs %v", s.ID, s.VIPs)
-	case s.Source != "" && s.Source != SourcePreserve && s.Source != SourceSNAT:
+	case s.Source != "" && s.Source != object.SourcePreserve && s.Source != object.SourceSNAT:
 		return fmt.Errorf("service %q: source %q", s.ID, s.Source)
 	}
 	return nil

@@ -58,17 +58,11 @@ type NetworkService struct {
 	Name    string `cbor:"3,keyasint,omitempty"`
 	// VIPs are one for each family of the network; none in DNS round-robin mode.
 	VIPs []netip.Addr `cbor:"4,keyasint,omitempty"`
-	// Source is [SourcePreserve] or [SourceSNAT]; empty but on the routing mesh.
+	// Source is [object.SourcePreserve] or [object.SourceSNAT]; empty but on the routing mesh.
 	Source string `cbor:"5,keyasint,omitempty"`
 	// Published are the ports of the service in the routing mesh, if Network is it.
 	Published []MeshPort `cbor:"6,keyasint,omitempty"`
 }
-
-// How a service's published ports treat the addresses of clients.
-const (
-	SourcePreserve = "preserve"
-	SourceSNAT     = "snat"
-)
 
 // MaxSlot is the highest number of a node in the routing mesh.
 const MaxSlot = 1023

@@ -117,7 +117,9 @@ type kernel interface {
 	left() ([]key, error)
 	// set makes it have these services and no others of ours.
 	set(ctx context.Context, services []service) error
-	// check repairs what differs from what was last set, and says how much that was.
+	// differs says how much differs from what was last set.
+	differs() (int, error)
+	// check repairs what differs, and says how much that was.
 	check(ctx context.Context) (int, error)
 	// count says how many connections each backend of these services has.
 	count(held map[key]service) (map[served]uint64, error)

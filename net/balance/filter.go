@@ -89,6 +89,14 @@ func (f *filter) write(ctx context.Context, next nft.Table) error {
 	return nil
 }
 
+func (f *filter) differs() (int, error) {
+	have, _, err := f.conn.Read(nft.Inet, f.config.Table)
+	if err != nil {
+		return 0, err
+	}
+	return f.now.Differences(have), nil
+}
+
 func (f *filter) check(context.Context) (int, error) {
 	if !f.known {
 		return 0, nil
@@ -97,11 +105,10 @@ func (f *filter) check(context.Context) (int, error) {
 	if err != nil || generation == f.checked {
 		return 0, err
 	}
-	have, _, err := f.conn.Read(nft.Inet, f.config.Table)
+	n, err := f.differs()
 	if err != nil {
 		return 0, err
 	}
-	n := f.now.Differences(have)
 	if n > 0 {
 		if err := f.conn.Replace(f.now); err != nil {
 			return 0, err

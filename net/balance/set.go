@@ -129,3 +129,16 @@ func (b *Balancer) Check(ctx context.Context) (repaired int, err error) {
 	})
 	return repaired, err
 }
+
+// Inspect compares the kernel with what was last set, and says how much differs.
+// It changes nothing.
+func (b *Balancer) Inspect(ctx context.Context) (differences int, err error) {
+	err = b.act(ctx, "inspect balancer", func() error {
+		if !b.ready {
+			return errors.New("nothing was set yet")
+		}
+		differences, err = b.kernel.differs()
+		return err
+	})
+	return differences, err
+}

@@ -427,8 +427,16 @@ func repairs(t *testing.T, w *world, p place) {
 	for _, h := range harms(w) {
 		t.Log(h.name)
 		w.node.within(t, h.do)
+		for range 2 { // looking changes nothing
+			if n, err := w.Inspect(t.Context()); err != nil || n == 0 {
+				t.Errorf("saw %d differences, %v", n, err)
+			}
+		}
 		check(true)
 		check(false)
+		if n, err := w.Inspect(t.Context()); err != nil || n != 0 {
+			t.Errorf("saw %d differences, %v", n, err)
+		}
 		if got := w.who(t, "tcp", at(p.v4, 80))[0]; got != "b0" {
 			t.Errorf("repaired: answered by %s", got)
 		}

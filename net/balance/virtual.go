@@ -216,24 +216,53 @@ func (v *virtual) check(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	have, err := v.conn.Services()
+	wrong, err := v.wrong()
 	if err != nil {
 		return 0, err
+	}
+	if err = v.conn.Run(wrong); err != nil {
+		return 0, err
+	}
+	repaired += len(wrong)
+	if v.beside == nil {
+		return repaired, nil
+	}
+	n, err := v.beside.check(ctx)
+	return repaired + n, err
+}
+
+// wrong is what it takes to make the kernel have what was last set.
+func (v *virtual) wrong() ([]ipvs.Command, error) {
+	have, err := v.conn.Services()
+	if err != nil {
+		return nil, err
 	}
 	// Somebody else's service is no business of ours, unless it is in our place.
 	have = slices.DeleteFunc(have, func(s ipvs.Service) bool {
 		return s.Tag != v.tag() && !slices.ContainsFunc(v.now, s.Same)
 	})
 	more, less := ipvs.Plan(have, v.now)
-	if err = v.conn.Run(append(more, less...)); err != nil {
+	return append(more, less...), nil
+}
+
+func (v *virtual) differs() (int, error) {
+	if !v.known {
+		return 1, nil // the last set was interrupted
+	}
+	have, err := v.conn.Timeouts()
+	if err != nil {
 		return 0, err
 	}
-	repaired += len(more) + len(less)
-	if v.beside == nil {
-		return repaired, nil
+	wrong, err := v.wrong()
+	n := len(wrong)
+	if have != timeouts() {
+		n++
 	}
-	n, err := v.beside.check(ctx)
-	return repaired + n, err
+	if err != nil || v.beside == nil {
+		return n, err
+	}
+	beside, err := v.beside.differs()
+	return n + beside, err
 }
 
 func (v *virtual) mendTimeouts() (int, error) {

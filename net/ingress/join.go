@@ -118,3 +118,23 @@ func (one *member) mend(ctx context.Context) (repaired int, there bool, err erro
 	}
 	return repaired, true, err
 }
+
+// right reports whether the member's table is as it should be, or its
+// namespace has gone.
+func (one *member) right(ctx context.Context) (bool, error) {
+	select {
+	case one.turn <- struct{}{}:
+	case <-ctx.Done():
+		return false, context.Cause(ctx)
+	}
+	defer func() { <-one.turn }()
+	if identity, gone := identify(one.wants.Namespace); gone != nil || identity != one.identity || !link.Pinned(one.wants.Namespace) {
+		return true, nil
+	}
+	same := false
+	err := within(one.wants.Namespace, func(c *nft.Conn) (err error) {
+		same, err = one.table.same(c)
+		return err
+	})
+	return same, err
+}

@@ -26,7 +26,8 @@ func deleteTable(f nft.Family, name string) func() error {
 	return func() error { return onFilter(func(c *nft.Conn) error { return c.Delete(f, name) }) }
 }
 
-// Whatever is taken away, Check finds it and makes it again.
+// Whatever is taken away, Check finds it and makes it again. Inspect finds what
+// is seen without touching it.
 func TestMesh_Mends(t *testing.T) {
 	w := newWorld(t, 2)
 	n := w.nodes[0]
@@ -49,13 +50,14 @@ func TestMesh_Mends(t *testing.T) {
 	for _, damage := range []struct {
 		name, where string
 		do          func() error
+		seen        bool
 	}{
-		{"the node's table", n.Path, deleteTable(nft.IPv4, "skep-mesh-"+n.config.Scope)},
-		{"the router's table", path, deleteTable(nft.IPv4, "skep-mesh")},
-		{"the steering", path, deleteTable(nft.Bridge, "skep-mesh")},
-		{"the balancer", path, deleteTable(nft.Inet, "skep-mesh-ports")},
-		{"the leg", n.Path, removeLink("skm" + n.config.Scope)},
-		{"the leg's other end", path, removeLink("node0")},
+		{"the node's table", n.Path, deleteTable(nft.IPv4, "skep-mesh-"+n.config.Scope), true},
+		{"the router's table", path, deleteTable(nft.IPv4, "skep-mesh"), true},
+		{"the steering", path, deleteTable(nft.Bridge, "skep-mesh"), true},
+		{"the balancer", path, deleteTable(nft.Inet, "skep-mesh-ports"), true},
+		{"the leg", n.Path, removeLink("skm" + n.config.Scope), true},
+		{"the leg's other end", path, removeLink("node0"), true},
 		{"the leg's address", path, func() error {
 			return onRoutes(func(h *netlink.Handle) error {
 				l, err := h.LinkByName("node0")
@@ -64,7 +66,7 @@ func TestMesh_Mends(t *testing.T) {
 				}
 				return h.AddrDel(l, &netlink.Addr{IPNet: &net.IPNet{IP: sandbox.AsSlice(), Mask: net.CIDRMask(inside.Bits(), 32)}})
 			})
-		}},
+		}, false},
 		{"the leg's place", n.Path, func() error {
 			return onRoutes(func(h *netlink.Handle) error {
 				l, err := h.LinkByName("skm" + n.config.Scope)
@@ -73,13 +75,13 @@ func TestMesh_Mends(t *testing.T) {
 				}
 				return h.LinkSetNoMaster(l)
 			})
-		}},
+		}, false},
 		{"the router's way out", path, func() error {
 			return onRoutes(func(h *netlink.Handle) error {
 				return h.RouteDel(&netlink.Route{Gw: n.config.BridgeGateway.AsSlice()})
 			})
-		}},
-		{"the member's table", a.path, deleteTable(nft.IPv4, "skep-mesh")},
+		}, false},
+		{"the member's table", a.path, deleteTable(nft.IPv4, "skep-mesh"), true},
 		{"the member's rule", a.path, func() error {
 			return onRoutes(func(h *netlink.Handle) error {
 				r := netlink.NewRule()
@@ -87,12 +89,12 @@ func TestMesh_Mends(t *testing.T) {
 				r.Src = &net.IPNet{IP: a.address.AsSlice(), Mask: net.CIDRMask(32, 32)}
 				return h.RuleDel(r)
 			})
-		}},
+		}, false},
 		{"the member's routes", a.path, func() error {
 			return onRoutes(func(h *netlink.Handle) error {
 				return h.RouteDel(&netlink.Route{Gw: gateway.AsSlice(), Table: 100})
 			})
-		}},
+		}, false},
 		{"the member's gateway", a.path, func() error {
 			return onRoutes(func(h *netlink.Handle) error {
 				l, err := h.LinkByName("eth1")
@@ -101,15 +103,31 @@ func TestMesh_Mends(t *testing.T) {
 				}
 				return h.NeighDel(&netlink.Neigh{LinkIndex: l.Attrs().Index, IP: gateway.AsSlice()})
 			})
-		}},
+		}, false},
 	} {
 		t.Run(damage.name, func(t *testing.T) {
 			within(t, damage.where, damage.do)
+			n.inspect(t, damage.seen)
 			n.check(t, -1)
 			n.check(t, 0)
+			n.inspect(t, false)
 			for _, proto := range protocols() {
 				answers(t, client, proto, at(n.Address, 8080), itself, "a")
 			}
+		})
+	}
+}
+
+// inspect fails if what it tells is not as expected, however often it is asked.
+func (n *meshNode) inspect(tb testing.TB, faulty bool) {
+	tb.Helper()
+	for range 2 {
+		n.Within(tb, func() error {
+			faults, err := n.Inspect(tb.Context())
+			if (len(faults) > 0) != faulty {
+				tb.Errorf("got %q, want faults: %t", faults, faulty)
+			}
+			return err
 		})
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	"skep/net/nft"
 )
@@ -66,6 +67,60 @@ func (m *Mesh) mend(ctx context.Context) (repaired int, err error) {
 	count(changed)
 	// What could not be set before, or had, is tried again.
 	return repaired, errors.Join(err, m.set(ctx, m.state))
+}
+
+// Inspect compares the kernel with what was asked for, on the node and in the
+// members' namespaces, and says what is not right. It changes nothing. It looks
+// at tables and devices only: [Mesh.Check] also mends addresses and routes.
+func (m *Mesh) Inspect(ctx context.Context) (faults []string, err error) {
+	if err := m.take(ctx); err != nil {
+		return nil, fmt.Errorf("inspect mesh: %w", err)
+	}
+	defer m.give()
+	if m.state.Namespace == "" {
+		return nil, nil
+	}
+	if identity, gone := identify(m.state.Namespace); gone != nil || m.box == nil || m.box.identity != identity {
+		return []string{"the router's namespace is not the mesh's"}, nil
+	}
+	say := func(wrong bool, what string) {
+		if wrong {
+			faults = append(faults, what)
+		}
+	}
+	_, linked, err := m.link.Device(m.device())
+	say(!linked, "the router has no leg on the node's bridge")
+	published, wrong := m.node.same(m.filter)
+	say(!published, "the published ports are not led to the router as they should be")
+	err = errors.Join(err, wrong, within(m.box.path, func(c *nft.Conn) error {
+		forwards, err := m.box.router.same(c)
+		say(!forwards, "the router does not forward as it should")
+		steers, wrong := m.box.steering.same(c)
+		say(!steers, "answers are not led back as they should be")
+		return errors.Join(err, wrong)
+	}))
+	n, wrong := m.box.balancer.Inspect(ctx)
+	say(n > 0, fmt.Sprintf("the router's balancer is not as it should be (%d differences)", n))
+	said, silent := m.inspectMembers(ctx)
+	if err := errors.Join(err, wrong, silent); err != nil {
+		return nil, fmt.Errorf("inspect mesh: %w", err)
+	}
+	return append(faults, said...), nil
+}
+
+func (m *Mesh) inspectMembers(ctx context.Context) (faults []string, err error) {
+	m.mu.Lock()
+	all := maps.Clone(m.members)
+	m.mu.Unlock()
+	var errs []error
+	for _, path := range slices.Sorted(maps.Keys(all)) {
+		right, err := all[path].right(ctx)
+		errs = append(errs, err)
+		if !right && err == nil {
+			faults = append(faults, "a task's side of the mesh is not as it should be: "+path)
+		}
+	}
+	return faults, errors.Join(errs...)
 }
 
 func (m *Mesh) mendMembers(ctx context.Context) (repaired int, err error) {

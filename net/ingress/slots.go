@@ -5,6 +5,8 @@ package ingress
 import (
 	"net"
 	"net/netip"
+
+	"skep/store/object"
 )
 
 // Each node has a slot in the mesh, from 1 to lastSlot. Slot 0 is no node's.
@@ -18,7 +20,7 @@ const (
 // for each node, between those that services like to use and the last.
 const (
 	firstWire   = 20 * slots
-	indexes     = 40
+	indexes     = object.KeptPorts
 	slotBits    = slots - 1
 	indexOfWire = 0xffff &^ slotBits
 )

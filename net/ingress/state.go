@@ -41,8 +41,8 @@ type Published struct {
 
 // What a service sees of its clients.
 const (
-	Preserve = "preserve" // the client's address and port, the default
-	SNAT     = "snat"     // the address of a node's router
+	Preserve = object.SourcePreserve // the client's address and port, the default
+	SNAT     = object.SourceSNAT     // the address of a node's router
 )
 
 // MeshBackend is a task that serves a port.

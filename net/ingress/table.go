@@ -22,13 +22,19 @@ type opener func() (*nft.Conn, error)
 // settled reports whether there is nothing to do.
 func (t *table) settled() bool { return t.known && t.now.String() == t.want.String() }
 
+// same reports whether the kernel has what is wanted.
+func (t *table) same(c *nft.Conn) (bool, error) {
+	got, ok, err := c.Read(t.want.Family, t.want.Name)
+	return err == nil && ok && got.String() == t.want.String(), err
+}
+
 // read finds out what the kernel has. It reports whether that is what is wanted.
 func (t *table) read(c *nft.Conn) (bool, error) {
-	got, ok, err := c.Read(t.want.Family, t.want.Name)
+	same, err := t.same(c)
 	if err != nil {
 		return false, err
 	}
-	if t.known = ok && got.String() == t.want.String(); t.known {
+	if t.known = same; t.known {
 		t.now = t.want
 	}
 	return t.known, nil

@@ -82,7 +82,7 @@ func ValidateNode(s swarm.NodeSpec) error {
 // without the rest of the swarm.
 func ValidateService(s swarm.ServiceSpec) error {
 	for _, check := range [...]func(*swarm.ServiceSpec) error{
-		serviceName, serviceMode, taskTemplate, updateConfigs, endpointSpec,
+		serviceName, ingressSource, serviceMode, taskTemplate, updateConfigs, endpointSpec,
 	} {
 		if err := check(&s); err != nil {
 			return err
@@ -92,6 +92,8 @@ func ValidateService(s swarm.ServiceSpec) error {
 }
 
 func serviceName(s *swarm.ServiceSpec) error { return dnsName(s.Name) }
+
+func ingressSource(s *swarm.ServiceSpec) error { return ValidateSource(s.Labels) }
 
 // dnsName is for services and networks, by whose names containers find each other.
 func dnsName(n string) error {

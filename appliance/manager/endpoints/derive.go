@@ -12,11 +12,6 @@ import (
 	"skep/store/object"
 )
 
-// LabelSource is the label by which a service asks how its published ports treat
-// the addresses of clients: [wire.SourcePreserve], which is the default, or
-// [wire.SourceSNAT].
-const LabelSource = "skep.ingress.source"
-
 // stops reports whether a task is to end: one of a job that is to run until it is
 // complete is not.
 func stops(t *object.Task) bool {
@@ -123,7 +118,7 @@ func addresses(in []netip.Prefix) []netip.Addr {
 func meshPorts(ports []swarm.PortConfig) (out []wire.MeshPort) {
 	index := 0
 	for _, p := range ports {
-		if p.PublishMode != "" && p.PublishMode != swarm.PortConfigPublishModeIngress {
+		if !object.InMesh(p) {
 			continue
 		}
 		m := wire.MeshPort{Protocol: p.Protocol, Published: uint16(p.PublishedPort), Target: uint16(p.TargetPort), Index: index}
@@ -176,10 +171,7 @@ func serviceOn(snap *store.Snapshot, id, network string) wire.NetworkService {
 	}
 	if isIngress(snap, network) {
 		out.Published = meshPorts(svc.Endpoint.Ports)
-		out.Source = wire.SourcePreserve
-		if svc.Spec.Labels[LabelSource] == wire.SourceSNAT {
-			out.Source = wire.SourceSNAT
-		}
+		out.Source = object.Source(svc.Spec.Labels)
 	}
 	return out
 }
