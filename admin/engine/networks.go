@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -54,7 +55,10 @@ func (a *API) networks(ctx context.Context) (all []someNetwork, s *store.Snapsho
 		}
 	}
 	for _, n := range own {
-		all = append(all, someNetwork{Inspect: n})
+		known := slices.ContainsFunc(all, func(o someNetwork) bool { return o.ID == n.ID })
+		if !known { // as is one of the swarm's that this node's containers are on
+			all = append(all, someNetwork{Inspect: n})
+		}
 	}
 	return all, s, nil
 }

@@ -154,9 +154,10 @@ func TestNetworks_WhatCannotBeIsRefused(t *testing.T) {
 		return `{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"busybox"},"Networks":[` + networks + `]}` + endpoint + `}`
 	}
 	for body, want := range map[string]string{
-		service(`{"Target":"front"},{"Target":"front"}`, ""): "network front is given more than once",
-		service(`{"Target":"host"},{"Target":"front"}`, ""):  "network host cannot be used together with others",
-		service(`{"Target":"ingress"}`, ""):                  `Service cannot be explicitly attached to the ingress network "ingress"`,
+		service(`{"Target":"front"},{"Target":"front"}`, ""):                          "network front is given more than once",
+		service(`{"Target":"host"},{"Target":"front"}`, ""):                           "network host cannot be used together with others",
+		service(`{"Target":"host"}`, `,"EndpointSpec":{"Ports":[{"TargetPort":80}]}`): "a service on network host cannot publish ports in ingress mode",
+		service(`{"Target":"ingress"}`, ""):                                           `Service cannot be explicitly attached to the ingress network "ingress"`,
 	} {
 		m.refused(t, "POST", "/services/create", body, 400, want)
 	}

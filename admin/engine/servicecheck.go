@@ -160,8 +160,14 @@ func checkNetworks(s *store.Snapshot, spec swarm.ServiceSpec) error {
 		if n, ok := s.Networks.Get(t.Target); !predefined(t.Target) && (!ok || n.PendingDelete) {
 			return invalid("network %s not found", t.Target)
 		}
-		if (t.Target == "host" || t.Target == "none") && len(targets) > 1 {
+		if t.Target != "host" && t.Target != "none" {
+			continue
+		}
+		if len(targets) > 1 {
 			return invalid("network %s cannot be used together with others", t.Target)
+		}
+		if needsIngress(spec) {
+			return invalid("a service on network %s cannot publish ports in ingress mode", t.Target)
 		}
 	}
 	if !needsIngress(spec) {
