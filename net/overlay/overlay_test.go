@@ -29,15 +29,21 @@ func pair(tb testing.TB) (n1, n2 *node, c1, c2 *box) {
 	tb.Helper()
 	sw := linktest.NewSwitch(tb)
 	n1, n2 = newNode(tb, sw), newNode(tb, sw)
+	c1, c2 = between(tb, n1, n2)
+	n1.right(tb, webID)
+	n2.right(tb, webID)
+	return n1, n2, c1, c2
+}
+
+func between(tb testing.TB, n1, n2 *node) (c1, c2 *box) {
+	tb.Helper()
 	n1.set(tb, web(n1))
 	n2.set(tb, web(n2))
 	c1 = n1.attach(tb, "c1", webID, "10.0.9.5/24", "fd00:9::5/64")
 	c2 = n2.attach(tb, "c2", webID, "10.0.9.6/24", "fd00:9::6/64")
 	n1.set(tb, web(n1, c2.peer()))
 	n2.set(tb, web(n2, c1.peer()))
-	n1.right(tb, webID)
-	n2.right(tb, webID)
-	return n1, n2, c1, c2
+	return c1, c2
 }
 
 func TestOverlay_ContainersOfDifferentNodesReachEachOther(t *testing.T) {

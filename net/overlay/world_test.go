@@ -38,7 +38,16 @@ type node struct {
 
 func newNode(tb testing.TB, sw *linktest.Switch) *node {
 	tb.Helper()
-	n := &node{Machine: sw.Machine(tb), config: overlay.Config{
+	m := sw.Machine(tb)
+	var n *node
+	tb.Cleanup(func() { n.hasOnlyItsOwn(tb) }) // after it has been destroyed
+	n = newNodeOn(tb, m)
+	return n
+}
+
+func newNodeOn(tb testing.TB, m *linktest.Machine) *node {
+	tb.Helper()
+	n := &node{Machine: m, config: overlay.Config{
 		RunDir: filepath.Join(tb.TempDir(), "run"), Scope: "abcdef",
 		Logger: slog.New(slog.NewTextHandler(tb.Output(), nil)),
 	}}
@@ -77,7 +86,7 @@ func (n *node) restart(tb testing.TB) {
 	n.open(tb)
 }
 
-// leavesNothing fails if anything is left on disk or mounted, or on the machine.
+// leavesNothing fails if anything is left on disk or mounted.
 func (n *node) leavesNothing(tb testing.TB) {
 	tb.Helper()
 	if left, err := os.ReadDir(n.config.RunDir); err == nil && len(left) > 0 {
@@ -90,7 +99,6 @@ func (n *node) leavesNothing(tb testing.TB) {
 	if strings.Contains(string(mounts), n.config.RunDir) {
 		tb.Errorf("mounts are left:\n%s", mounts)
 	}
-	n.hasOnlyItsOwn(tb)
 }
 
 // hasOnlyItsOwn fails if there are devices on the machine itself but its own.

@@ -74,7 +74,8 @@ func prepare() error {
 
 // Host is another machine, with a cable to this one.
 type Host struct {
-	path string
+	// Path is where its namespace is pinned.
+	Path string
 	// Address is the machine's own, Gateway is this one's at the cable.
 	Address, Gateway netip.Addr
 }
@@ -85,7 +86,7 @@ func NewHost(tb testing.TB) *Host {
 	tb.Helper()
 	n := freeCable(tb)
 	h := &Host{
-		path:    filepath.Join(tb.TempDir(), "ns"),
+		Path:    filepath.Join(tb.TempDir(), "ns"),
 		Gateway: netip.AddrFrom4([4]byte{198, 51, n, 1}),
 		Address: netip.AddrFrom4([4]byte{198, 51, n, 2}),
 	}
@@ -95,14 +96,14 @@ func NewHost(tb testing.TB) *Host {
 	}
 	defer here.Close()
 	name := fmt.Sprintf("cable%d", n)
-	if err := link.Create(h.path, func() error { return h.plug(here, name) }); err != nil {
+	if err := link.Create(h.Path, func() error { return h.plug(here, name) }); err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() {
 		if l, err := netlink.LinkByName(name); err == nil {
 			_ = netlink.LinkDel(l)
 		}
-		if err := link.Remove(h.path); err != nil {
+		if err := link.Remove(h.Path); err != nil {
 			tb.Error(err)
 		}
 	})
@@ -170,7 +171,7 @@ func setUp(h *netlink.Handle, name string, a netip.Addr) error {
 // Within runs f on a thread that is on the machine.
 func (h *Host) Within(tb testing.TB, f func() error) {
 	tb.Helper()
-	if err := link.Within(h.path, f); err != nil {
+	if err := link.Within(h.Path, f); err != nil {
 		tb.Fatal(err)
 	}
 }
