@@ -8,13 +8,9 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"strings"
-	"syscall"
-	"unsafe"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -158,107 +154,6 @@ func (c *Conn) RemoveAddress(d Device, p netip.Prefix) error {
 	err := c.h.AddrDel(d.link(), &netlink.Addr{IPNet: ipNet(p)})
 	if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
 		return fmt.Errorf("remove address %s: %w", p, err)
-	}
-	return nil
-}
-
-// Treatment is what a bridge does at one of its ports.
-type Treatment struct {
-	Learn     bool // from what comes in, who is behind it
-	Unknown   bool // frames to stations that it does not know leave here
-	Multicast bool // frames to groups leave here
-	Broadcast bool // frames to all leave here
-}
-
-// Treat sets how a bridge treats a port.
-func (c *Conn) Treat(port Device, t Treatment) error {
-	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
-	req.Sockets = c.slow
-	msg := nl.NewIfInfomsg(unix.AF_BRIDGE)
-	msg.Index = int32(port.Index)
-	req.AddData(msg)
-	info := nl.NewRtAttr(unix.IFLA_PROTINFO|unix.NLA_F_NESTED, nil)
-	for kind, on := range t.attributes() {
-		var b uint8
-		if *on {
-			b = 1
-		}
-		info.AddRtAttr(kind, nl.Uint8Attr(b))
-	}
-	req.AddData(info)
-	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil {
-		return fmt.Errorf("set %s as a port: %w", port.Name, err)
-	}
-	return nil
-}
-
-func (t *Treatment) attributes() map[int]*bool {
-	return map[int]*bool{
-		nl.IFLA_BRPORT_LEARNING: &t.Learn, nl.IFLA_BRPORT_UNICAST_FLOOD: &t.Unknown,
-		nl.IFLA_BRPORT_MCAST_FLOOD: &t.Multicast, nl.IFLA_BRPORT_BCAST_FLOOD: &t.Broadcast,
-	}
-}
-
-// Treatments reads how bridges treat their ports, by index.
-func (c *Conn) Treatments() (map[int]Treatment, error) {
-	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP)
-	req.Sockets = c.slow
-	req.AddData(nl.NewIfInfomsg(unix.AF_BRIDGE))
-	msgs, err := req.Execute(unix.NETLINK_ROUTE, 0)
-	if err != nil {
-		return nil, fmt.Errorf("list ports: %w", err)
-	}
-	out := map[int]Treatment{}
-	for _, m := range msgs {
-		head := nl.DeserializeIfInfomsg(m)
-		attrs, err := nl.ParseRouteAttr(m[head.Len():])
-		if err != nil {
-			return nil, fmt.Errorf("list ports: %w", err)
-		}
-		for _, a := range attrs {
-			if a.Attr.Type&nl.NLA_TYPE_MASK != unix.IFLA_PROTINFO {
-				continue
-			}
-			inner, err := nl.ParseRouteAttr(a.Value)
-			if err != nil {
-				return nil, fmt.Errorf("list ports: %w", err)
-			}
-			out[int(head.Index)] = treatment(inner)
-		}
-	}
-	return out, nil
-}
-
-func treatment(attrs []syscall.NetlinkRouteAttr) Treatment {
-	var t Treatment
-	fields := t.attributes()
-	for _, a := range attrs {
-		if on, ok := fields[int(a.Attr.Type)]; ok && len(a.Value) > 0 {
-			*on = a.Value[0] != 0
-		}
-	}
-	return t
-}
-
-// SoftwareChecksums makes this thread's namespace compute the checksums of what
-// the device sends itself: some hardware gets those of tunnels wrong.
-func SoftwareChecksums(name string) error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("open socket: %w", err)
-	}
-	defer func() { _ = unix.Close(fd) }()
-	value := struct{ cmd, data uint32 }{cmd: unix.ETHTOOL_STXCSUM}
-	req := struct {
-		name [unix.IFNAMSIZ]byte
-		data unsafe.Pointer
-		_    [16]byte
-	}{data: unsafe.Pointer(&value)}
-	copy(req.name[:unix.IFNAMSIZ-1], name)
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req)))
-	runtime.KeepAlive(&value)
-	if errno != 0 {
-		return fmt.Errorf("switch off checksums of %s: %w", name, errno)
 	}
 	return nil
 }

@@ -74,6 +74,9 @@ func (c *Conn) programBatch(index int, verb uint16, entries []Entry) error {
 	first := last - uint32(len(entries)) + 1
 	b := make([]byte, 0, 64*len(entries))
 	for i, e := range entries {
+		if verb == unix.RTM_DELNEIGH && e.Table == Forwards {
+			e.Address = netip.Addr{} // wherever it leads now
+		}
 		flags := uint16(unix.NLM_F_REQUEST)
 		if verb == unix.RTM_NEWNEIGH {
 			flags |= unix.NLM_F_CREATE | unix.NLM_F_REPLACE

@@ -7,13 +7,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
 
 	"github.com/containerd/errdefs"
-	"github.com/moby/moby/api/types/container"
 	"golang.org/x/sys/unix"
 
 	"skep/net/link"
@@ -185,133 +183,4 @@ func (s *segment) change(k keys, now, next who) error {
 		s.who.replace(k, next)
 	}
 	return nil
-}
-
-// Detach takes a container off all its networks. One that is on none is no error.
-func (o *Overlay) Detach(ctx context.Context, id string) error {
-	return o.detachAll(ctx, func(e end) bool { return e.ID == id })
-}
-
-// Retain takes all containers off that are not among those.
-func (o *Overlay) Retain(ctx context.Context, ids []string) error {
-	kept := map[string]bool{}
-	for _, id := range ids {
-		kept[id] = true
-	}
-	return o.detachAll(ctx, func(e end) bool { return !kept[e.ID] })
-}
-
-func (o *Overlay) detachAll(ctx context.Context, which func(end) bool) error {
-	var errs []error
-	for _, id := range o.networks() {
-		errs = append(errs, o.detachFrom(ctx, id, which))
-	}
-	return errors.Join(errs...)
-}
-
-func (o *Overlay) detachFrom(ctx context.Context, network string, which func(end) bool) error {
-	if !slices.ContainsFunc(o.endsOf(network), which) {
-		return nil
-	}
-	s, err := o.begin(ctx, network)
-	if err != nil || s == nil {
-		return err
-	}
-	defer s.release()
-	gone := slices.DeleteFunc(o.endsOf(network), func(e end) bool { return !which(e) })
-	if err := o.detach(s, gone...); err != nil {
-		return fmt.Errorf("detach from network %s: %w", network, err)
-	}
-	return nil
-}
-
-// detach takes containers off a network. The records go first: from then on the
-// next process would sweep away what is left, and so does Check.
-func (o *Overlay) detach(s *segment, gone ...end) error {
-	before := o.endsOf(s.id)
-	var ports []string
-	for _, e := range gone {
-		if err := o.disk.removeEnd(e); err != nil {
-			return err
-		}
-		ports = append(ports, e.Port)
-	}
-	o.mu.Lock()
-	for _, e := range gone {
-		delete(o.ends[e.ID], e.Network)
-		if len(o.ends[e.ID]) == 0 {
-			delete(o.ends, e.ID)
-		}
-	}
-	o.mu.Unlock()
-	if s.link == nil {
-		return nil
-	}
-	after := o.endsOf(s.id)
-	err := s.link.Remove(ports...)
-	if err == nil {
-		err = s.tell(before, after, gone...)
-	}
-	if err == nil {
-		err = s.filter(planTable(after, o.table))
-	}
-	if err != nil {
-		s.dirty = true
-	}
-	return err
-}
-
-// Attached are the places of a container on networks, in order of these.
-func (o *Overlay) Attached(id string) []Attachment {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	var out []Attachment
-	for _, network := range slices.Sorted(maps.Keys(o.ends[id])) {
-		out = append(out, o.ends[id][network].Attachment)
-	}
-	return out
-}
-
-func (o *Overlay) find(id, network string) (end, bool) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	e, ok := o.ends[id][network]
-	return e, ok
-}
-
-// endsOf lists those on a network, in order of their ports.
-func (o *Overlay) endsOf(network string) []end {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	var out []end
-	for _, places := range o.ends {
-		if e, ok := places[network]; ok {
-			out = append(out, e)
-		}
-	}
-	return sorted(out)
-}
-
-// Stats are the counters of a container's devices by their names inside.
-func (o *Overlay) Stats(id string) (map[string]container.NetworkStats, error) {
-	out := map[string]container.NetworkStats{}
-	for _, a := range o.Attached(id) {
-		o.mu.Lock()
-		s := o.segments[a.Network]
-		o.mu.Unlock()
-		if s == nil {
-			continue
-		}
-		<-s.turn
-		if s.link != nil {
-			st, err := s.link.PeerStats(portName(id, a.Network))
-			if err != nil {
-				s.release()
-				return nil, fmt.Errorf("read counters: %w", err)
-			}
-			out[a.Interface] = st
-		}
-		s.release()
-	}
-	return out, nil
 }
