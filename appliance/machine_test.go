@@ -22,7 +22,8 @@ import (
 // of one collides with the other's but ports, and one that both want is refused.
 func TestTwoNodes_ShareAMachine(t *testing.T) {
 	a := nodetest.New(t, nodetest.Binary(t), "a", nodetest.File)
-	b := a.Beside(t, "b", strings.Replace(nodetest.File, ":2377", ":2378", 1))
+	file := strings.Replace(nodetest.File, ":2377", ":2378", 1)
+	b := a.Beside(t, "b", strings.Replace(file, "  init:", "  data_path: {port: 4800}\n  init:", 1))
 	path := dockerCLI(t)
 	a.Start(t)
 	b.Start(t)
@@ -37,7 +38,7 @@ func TestTwoNodes_ShareAMachine(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	db.Run("service", "create", "-d", "--restart-condition", "none", "--name", "thief", "-p", "8080:80", "skep/hello")
+	db.Run("service", "create", "-d", "--restart-condition", "none", "--name", "thief", "-p", "mode=host,published=8080,target=80", "skep/hello")
 	eventually(t, "the port is refused", func() bool {
 		return strings.Contains(db.Run("service", "ps", "--no-trunc", "thief"), "port is already allocated")
 	})

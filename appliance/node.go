@@ -251,8 +251,7 @@ func (n *node) openContainers(ctx context.Context) (err error) {
 	n.tasks = &tasks.Executor{
 		Containers: n.containers,
 		Images:     n.images,
-		Balancer:   n.network.plane,
-		Mesh:       true,
+		Networks:   n.network.plane,
 		Logs:       n.containers,
 		Description: func(context.Context) (swarm.NodeDescription, error) {
 			return n.host.describe(n.membership.TLSInfo()), nil

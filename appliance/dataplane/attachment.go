@@ -122,9 +122,3 @@ func (p *Plane) Stats(id string) (map[string]container.NetworkStats, error) {
 func (p *Plane) List(ctx context.Context) ([]network.Inspect, error) {
 	return p.cfg.Attach.List(ctx)
 }
-
-// Activate takes an endpoint into the balancing of the node's own shared ports,
-// or out of it.
-func (p *Plane) Activate(ctx context.Context, id string, active bool) error {
-	return p.cfg.Attach.Activate(ctx, id, active)
-}

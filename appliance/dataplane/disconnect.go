@@ -17,6 +17,10 @@ func (p *Plane) Disconnect(ctx context.Context, id string) error {
 	}
 	defer done()
 	if m := p.member(id); m != nil {
+		// What this node knows first, and what the managers need not tell.
+		p.mu.Lock()
+		p.lessen(m.endpoint, absent)
+		p.mu.Unlock()
 		return p.disconnect(ctx, m)
 	}
 	return p.cfg.Attach.Disconnect(ctx, id)

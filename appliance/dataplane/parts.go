@@ -23,7 +23,6 @@ type Attach interface {
 	Attachments() []object.Attachment
 	// Serves reports whether Connect would change nothing.
 	Serves(e object.Endpoint) bool
-	Activate(ctx context.Context, id string, active bool) error
 	List(ctx context.Context) ([]network.Inspect, error)
 	Stats(id string) (map[string]container.NetworkStats, error)
 }

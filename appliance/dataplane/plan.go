@@ -18,6 +18,8 @@ type input struct {
 	view *wire.NetworkView
 	// suspended are nodes that seem to be dead.
 	suspended map[string]bool
+	// leaving are tasks of this node that take less part than the managers say.
+	leaving map[string]part
 	// local are the networks that containers of this node are on, or wait for.
 	local map[string]bool
 	// tunnels are the keys, nil until they are known. protected: the kernel
@@ -70,7 +72,7 @@ func plan(last *desired, in input) *desired {
 		if !in.serves(m) {
 			continue
 		}
-		if old := last.place(id); old != nil && old.members == m && last.from.sees(in) {
+		if old := last.place(id); old != nil && old.members == m && last.from.sees(in) && !last.from.lessens(in, m) {
 			d.networks[id] = old
 			continue
 		}
@@ -199,7 +201,16 @@ func (in *input) part(e wire.Endpoint) part {
 	if e.Node != in.self.node && (!known || h.Down || in.suspended[e.Node]) {
 		return absent
 	}
-	switch e.State {
+	part := partOf(e.State)
+	if least, ok := in.leaving[e.ID]; ok {
+		return min(part, least)
+	}
+	return part
+}
+
+// partOf is what the managers mean by a state.
+func partOf(s wire.EndpointState) part {
+	switch s {
 	case wire.EndpointActive:
 		return active
 	case wire.EndpointDraining:

@@ -42,12 +42,19 @@ type Plane struct {
 	news chan struct{} // size 1: what it is to be may have changed
 
 	mu        sync.Mutex
-	view      *wire.NetworkView        // guarded by mu; nil: in no swarm
-	tunnels   *wire.Tunnels            // guarded by mu
-	told      bool                     // guarded by mu: view was set
-	suspended map[string]bool          // guarded by mu, as is what it has; nodes
-	members   map[string]*member       // guarded by mu; by container
-	busy      map[string]chan struct{} // guarded by mu; containers that a verb works on; closed when it is done
+	view      *wire.NetworkView  // guarded by mu; nil: in no swarm
+	tunnels   *wire.Tunnels      // guarded by mu
+	told      bool               // guarded by mu: view was set
+	suspended map[string]bool    // guarded by mu, as is what it has; nodes
+	members   map[string]*member // guarded by mu; by container
+	// leaving are endpoints of this node that take less part than the managers
+	// say, by task; it is replaced, not changed.
+	leaving map[string]part // guarded by mu
+	// turns and ended count the rounds of Run that began and that ended; turned is
+	// closed when the next one ends.
+	turns, ended uint64                   // guarded by mu
+	turned       chan struct{}            // guarded by mu
+	busy         map[string]chan struct{} // guarded by mu; containers that a verb works on; closed when it is done
 	// now is what frames can be sent on, and what containers that connect follow.
 	// Only Run replaces it.
 	now     *desired      // guarded by mu
@@ -73,8 +80,8 @@ func New(cfg Config) *Plane {
 		cfg.Acked = func(wire.Programmed) {}
 	}
 	p := &Plane{
-		cfg: cfg, news: make(chan struct{}, 1), suspended: map[string]bool{},
-		members: map[string]*member{}, busy: map[string]chan struct{}{}, changed: make(chan struct{}), adopted: map[string]bool{}, began: time.Now(), sealed: true,
+		cfg: cfg, news: make(chan struct{}, 1), suspended: map[string]bool{}, leaving: map[string]part{},
+		members: map[string]*member{}, busy: map[string]chan struct{}{}, changed: make(chan struct{}), turned: make(chan struct{}), adopted: map[string]bool{}, began: time.Now(), sealed: true,
 	}
 	for _, at := range cfg.Attach.Attachments() {
 		if len(at.Endpoint.Overlays) == 0 {
@@ -96,6 +103,7 @@ func (p *Plane) Set(v *wire.NetworkView) {
 	if v == nil {
 		p.tunnels = nil // another swarm has others
 	}
+	p.prune()
 	p.mu.Unlock()
 	p.wake()
 }
@@ -132,7 +140,10 @@ func (p *Plane) input() (in input, last *desired, ok bool) {
 	if !p.told || p.held() {
 		return input{}, nil, false
 	}
-	in = input{self: self{node: p.cfg.NodeID()}, view: p.view, suspended: p.suspended, tunnels: p.tunnels, local: map[string]bool{}}
+	in = input{
+		self: self{node: p.cfg.NodeID()}, view: p.view, suspended: p.suspended, leaving: p.leaving,
+		tunnels: p.tunnels, local: map[string]bool{},
+	}
 	if in.view != nil {
 		in.self.mtu = p.cfg.MTU(in.view.Hosts[in.self.node].Address)
 	}
@@ -235,6 +246,7 @@ func (p *Plane) know(m *member) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.members[m.endpoint.ID] = m
+	p.restore(m.endpoint)
 }
 
 // forget lets the networks go that only this container was on.

@@ -61,6 +61,7 @@ func (p *Plane) Run(ctx context.Context) error {
 // to by nothing before it cannot be sent to any more. Containers that connect
 // meanwhile follow the same plan, see [Plane.Connect].
 func (p *Plane) apply(ctx context.Context) error {
+	defer p.endTurn(p.beginTurn())
 	in, last, ok := p.input()
 	if !ok {
 		return nil

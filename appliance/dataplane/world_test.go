@@ -233,7 +233,6 @@ func (w attachPart) Serves(e object.Endpoint) bool {
 	return ok && cmp.Equal(at.Endpoint, e, values())
 }
 
-func (attachPart) Activate(context.Context, string, bool) error    { return nil }
 func (attachPart) List(context.Context) ([]network.Inspect, error) { return nil, nil }
 func (attachPart) Stats(string) (map[string]container.NetworkStats, error) {
 	return map[string]container.NetworkStats{"eth1": {RxBytes: 1}}, nil

@@ -70,8 +70,6 @@ func endpoint(r *record, name string, guests []object.Overlay) (object.Endpoint,
 	}
 	ep := object.Endpoint{
 		ID: r.ID, Network: name, Ports: ports,
-		// Whoever shares a port is asked to serve only when it can.
-		Inactive: slices.ContainsFunc(ports, func(p object.Port) bool { return p.Shared }),
 		Overlays: slices.Concat(r.Extra.Overlays, guests),
 	}
 	if len(ep.Overlays) == 0 {

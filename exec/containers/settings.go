@@ -37,7 +37,7 @@ func (e *Engine) settings(c *instance, r *record) *container.NetworkSettings {
 	s.SandboxID, s.SandboxKey = r.ID, at.Namespace
 	for _, p := range at.Ports {
 		port, ok := network.PortFrom(p.Container, p.Protocol)
-		if !ok || p.Shared {
+		if !ok {
 			continue
 		}
 		s.Ports[port] = append(s.Ports[port], network.PortBinding{HostIP: hostIP(p), HostPort: strconv.Itoa(int(p.Host))})

@@ -69,7 +69,7 @@ func (c *Controller) Prepare(ctx context.Context) error {
 	if err = c.pull(ctx, req.Image); err != nil {
 		return err
 	}
-	ports, overlays := c.x.places(c.a)
+	ports, overlays := places(c.a)
 	_, err = c.x.Containers.CreateWith(ctx, c.name, req, containers.Extra{
 		Files:     fs,
 		Ports:     ports,
@@ -110,11 +110,7 @@ func (c *Controller) Start(ctx context.Context) error {
 		}
 	}
 	if in.Config != nil && checked(in.Config.Healthcheck) {
-		if err := c.awaitHealth(ctx); err != nil {
-			return err
-		}
-	} else if err := c.awaitOpen(ctx); err != nil {
-		return err
+		return c.awaitHealth(ctx)
 	}
 	return c.awaitListen(ctx)
 }
@@ -193,7 +189,9 @@ func (c *Controller) Wait(ctx context.Context) error {
 	}()
 	tick := time.NewTicker(healthPoll)
 	defer tick.Stop()
-	hasCheck, joined := in.Config != nil && checked(in.Config.Healthcheck), false
+	if in.Config == nil || !checked(in.Config.Healthcheck) {
+		tick.Stop()
+	}
 	for {
 		select {
 		case err = <-exits:
@@ -205,15 +203,6 @@ func (c *Controller) Wait(ctx context.Context) error {
 			}
 			return ended(in.State)
 		case <-tick.C:
-			if !joined {
-				if joined, err = c.join(ctx); err != nil {
-					c.logger.WarnContext(ctx, "could not ask the container to serve", "err", err)
-				}
-			}
-			if joined && !hasCheck {
-				tick.Stop()
-				continue
-			}
 			if state, err := c.health(ctx); err == nil && state == container.Unhealthy {
 				return c.unhealthy(ctx)
 			}

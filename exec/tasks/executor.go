@@ -21,11 +21,9 @@ const startPoll = 50 * time.Millisecond
 
 // Executor makes controllers for the tasks of this node.
 type Executor struct {
-	Containers Containers
-	Images     Images
-	Balancer   Balancer
-	// Mesh is set on a node that serves the routing mesh.
-	Mesh        bool
+	Containers  Containers
+	Images      Images
+	Networks    Networks
 	Logs        Logs
 	Description func(ctx context.Context) (swarm.NodeDescription, error)
 	Logger      *slog.Logger

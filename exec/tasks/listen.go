@@ -16,25 +16,32 @@ import (
 	"skep/store/object"
 )
 
+// A container that does not listen yet is looked at after listenFirst, and less
+// and less often up to every listenLast.
+const (
+	listenFirst = 10 * time.Millisecond
+	listenLast  = 250 * time.Millisecond
+)
+
 // meshPatience is how long a task without a health check stays starting because
 // it does not listen on all of the ports that the routing mesh leads to. Then
 // it is running all the same, and connections are led to it: an update must not
 // hang because one of several ports is opened late, or never.
 const meshPatience = 10 * time.Second
 
-// awaitOpen returns when the container listens on all of its ports in the
+var errPatience = errors.New("does not listen yet")
+
+// awaitListen returns when the container listens on all of its ports in the
 // routing mesh, when it has ended, or when patience is at its end.
-func (c *Controller) awaitOpen(ctx context.Context) error {
-	_, overlays := c.x.places(c.a)
+func (c *Controller) awaitListen(ctx context.Context) error {
+	_, overlays := places(c.a)
 	ports := meshPorts(overlays)
 	if len(ports) == 0 {
 		return nil
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, meshPatience, errPatience)
 	defer cancel()
-	tick := time.NewTicker(listenPoll)
-	defer tick.Stop()
-	for {
+	for wait := listenFirst; ; wait = min(wait*3/2, listenLast) {
 		in, err := c.x.Containers.Inspect(ctx, c.name, false)
 		if err != nil {
 			return err
@@ -45,9 +52,11 @@ func (c *Controller) awaitOpen(ctx context.Context) error {
 		if open, err := listens(in.State.Pid, ports); open || err != nil {
 			return err
 		}
+		t := time.NewTimer(wait)
 		select {
-		case <-tick.C:
+		case <-t.C:
 		case <-ctx.Done():
+			t.Stop()
 			if err := context.Cause(ctx); !errors.Is(err, errPatience) {
 				return err
 			}

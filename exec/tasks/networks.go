@@ -23,35 +23,21 @@ func networkMode(a *object.Assignment) container.NetworkMode {
 }
 
 // places are what the task has on networks: ports of the node, and overlays.
-//
-// Ports in ingress mode are the routing mesh's. While the node has no mesh, or
-// the task no place in it, they are the node's, shared with other tasks.
-func (x *Executor) places(a *object.Assignment) (ports []object.Port, overlays []object.Overlay) {
+// Ports in ingress mode are the routing mesh's. A task on the node's network
+// alone, or on none, is not in it.
+func places(a *object.Assignment) (ports []object.Port, overlays []object.Overlay) {
 	ports, mesh := split(a)
 	if networkMode(a) != network.NetworkBridge {
-		return append(ports, shared(mesh)...), nil
+		return ports, nil
 	}
 	for i, n := range a.Task.Networks {
 		o := object.Overlay{Network: n.ID, Task: a.Task.ID, Addresses: n.Addresses, Aliases: n.Aliases}
-		if len(mesh) > 0 && i == len(a.Task.Networks)-1 && !asksFor(a, n.ID) {
-			if !x.Mesh {
-				continue
-			}
+		if last := i == len(a.Task.Networks)-1; last && len(mesh) > 0 && !asksFor(a, n.ID) {
 			o.Ingress, o.Ports = true, mesh
-			mesh = nil
 		}
 		overlays = append(overlays, o.Clone())
 	}
-	return append(ports, shared(mesh)...), overlays
-}
-
-// shared are ports that the tasks of a node share.
-func shared(ports []object.Port) []object.Port {
-	ports = slices.Clone(ports)
-	for i := range ports {
-		ports[i].Shared = true
-	}
-	return ports
+	return ports, overlays
 }
 
 // meshPorts are those that the routing mesh leads to.

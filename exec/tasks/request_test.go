@@ -102,7 +102,7 @@ func TestRequest_IsWhatTheSpecSays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ports, overlays := (&Executor{Mesh: true}).places(a)
+	ports, overlays := places(a)
 	got, err := json.MarshalIndent(map[string]any{"name": containerName(a), "request": req, "files": fs, "ports": ports, "overlays": overlays}, "", "\t")
 	if err != nil {
 		t.Fatal(err)
@@ -124,25 +124,22 @@ func TestRequest_IsWhatTheSpecSays(t *testing.T) {
 
 func TestPlaces(t *testing.T) {
 	mesh := object.Port{Protocol: "tcp", Host: 8080, Container: 80}
-	local, host := mesh, object.Port{Protocol: "udp", Container: 53}
-	local.Shared = true
+	host := object.Port{Protocol: "udp", Container: 53}
 	overlay := func(id string, ports ...object.Port) object.Overlay {
 		return object.Overlay{Network: id, Task: "task1", Ingress: len(ports) > 0, Ports: ports}
 	}
 	tests := []struct {
 		name     string
-		mesh     bool
 		change   func(*object.Assignment)
 		ports    []object.Port
 		overlays []object.Overlay
 	}{
-		{"in the mesh", true, func(*object.Assignment) {}, []object.Port{host}, []object.Overlay{overlay("net1"), overlay("net0", mesh)}},
-		{"no mesh on this node", false, func(*object.Assignment) {}, []object.Port{host, local}, []object.Overlay{overlay("net1")}},
-		{"no place in the mesh", true, func(a *object.Assignment) { a.Task.Networks = a.Task.Networks[:1] }, []object.Port{host, local}, []object.Overlay{overlay("net1")}},
-		{"nothing for the mesh", true, func(a *object.Assignment) { a.Task.Ports = a.Task.Ports[1:] }, []object.Port{host}, []object.Overlay{overlay("net1"), overlay("net0")}},
-		{"the node's own network", true, func(a *object.Assignment) {
+		{"in the mesh", func(*object.Assignment) {}, []object.Port{host}, []object.Overlay{overlay("net1"), overlay("net0", mesh)}},
+		{"no place in the mesh", func(a *object.Assignment) { a.Task.Networks = a.Task.Networks[:1] }, []object.Port{host}, []object.Overlay{overlay("net1")}},
+		{"nothing for the mesh", func(a *object.Assignment) { a.Task.Ports = a.Task.Ports[1:] }, []object.Port{host}, []object.Overlay{overlay("net1"), overlay("net0")}},
+		{"the node's own network", func(a *object.Assignment) {
 			a.Revision.Spec.Networks = []swarm.NetworkAttachmentConfig{{Target: "host"}}
-		}, []object.Port{host, local}, nil},
+		}, []object.Port{host}, nil},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -151,7 +148,7 @@ func TestPlaces(t *testing.T) {
 				a.Task.Networks[i].Addresses, a.Task.Networks[i].Aliases = nil, nil
 			}
 			tt.change(a)
-			ports, overlays := (&Executor{Mesh: tt.mesh}).places(a)
+			ports, overlays := places(a)
 			if diff := cmp.Diff(tt.ports, ports); diff != "" {
 				t.Errorf("ports: %s", diff)
 			}

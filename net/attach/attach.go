@@ -268,7 +268,7 @@ func (a *Attach) endpoints() []ingress.Endpoint {
 	var out []ingress.Endpoint
 	for _, r := range a.ends {
 		if len(r.Made.Ports) > 0 {
-			out = append(out, ingress.Endpoint{Address: r.address(), Active: !r.Made.Inactive, Ports: r.Made.Ports})
+			out = append(out, ingress.Endpoint{Address: r.address(), Ports: r.Made.Ports})
 		}
 	}
 	return out

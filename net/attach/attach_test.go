@@ -246,10 +246,10 @@ func TestDisconnect_LeavesNothing(t *testing.T) {
 	empty, _ := n.table(t)
 	const many = 5
 	for i := range many {
-		c := n.connect(t, fmt.Sprint("c", i), shared(8080), port("udp", 0, 53))
+		c := n.connect(t, fmt.Sprint("c", i), port("tcp", uint16(8080+i), 80), port("udp", 0, 53))
 		serve(t, c, "c", 80)
+		mustGet(t, here{}, "tcp", fmt.Sprintf("127.0.0.1:%d", 8080+i), "c")
 	}
-	mustGet(t, here{}, "tcp", "127.0.0.1:8080", "c")
 	if len(flows(t)) == 0 {
 		t.Fatal("the kernel remembers no connection: the test sees nothing")
 	}
@@ -420,7 +420,7 @@ func TestConnect_ManyAtOnce(t *testing.T) {
 		wg.Go(func() {
 			id := fmt.Sprint("c", i)
 			for range rounds {
-				at, err := n.Connect(t.Context(), object.Endpoint{ID: id, Ports: []object.Port{shared(8080), port("tcp", 0, 80)}})
+				at, err := n.Connect(t.Context(), object.Endpoint{ID: id, Ports: []object.Port{port("tcp", uint16(8080+i), 80), port("tcp", 0, 80)}})
 				if err != nil {
 					t.Error(err)
 					return
@@ -433,7 +433,7 @@ func TestConnect_ManyAtOnce(t *testing.T) {
 					seen[key] = id
 				}
 				mu.Unlock()
-				if err := errors.Join(n.Activate(t.Context(), id, false), n.Disconnect(t.Context(), id)); err != nil {
+				if err := n.Disconnect(t.Context(), id); err != nil {
 					t.Error(err)
 				}
 			}

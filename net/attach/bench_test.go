@@ -15,7 +15,7 @@ func BenchmarkConnectDisconnect(b *testing.B) {
 			b.Run(fmt.Sprintf("others=%d/ports=%d", others, len(ports)), func(b *testing.B) {
 				n := newNode(b, "cccccc")
 				for i := range others {
-					n.connect(b, fmt.Sprint("other", i), shared(9090))
+					n.connect(b, fmt.Sprint("other", i), port("tcp", uint16(9090+i), 80))
 				}
 				for b.Loop() {
 					n.connect(b, "c", ports...)
@@ -34,7 +34,7 @@ func BenchmarkRetainNone(b *testing.B) {
 	for b.Loop() {
 		b.StopTimer()
 		for i := range many {
-			n.connect(b, fmt.Sprint("c", i), shared(9090))
+			n.connect(b, fmt.Sprint("c", i), port("tcp", uint16(9090+i), 80))
 		}
 		b.StartTimer()
 		if err := n.Retain(b.Context(), nil); err != nil {

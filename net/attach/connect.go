@@ -111,7 +111,6 @@ func named(e object.Endpoint) object.Endpoint {
 // essence is what two endpoints have in common that ask for the same, whether
 // they were read from a record or not.
 func essence(e object.Endpoint) []byte {
-	e.Inactive = false // is changed without making it anew
 	if len(e.Ports) == 0 {
 		e.Ports = nil
 	}
@@ -242,10 +241,7 @@ func (a *Attach) keep(r *record) error {
 // forgetStale lets UDP senders that were there before the port was reach it.
 func (a *Attach) forgetStale(r *record) error {
 	for _, p := range r.Made.Ports {
-		a.mu.Lock()
-		first := a.ports.Sole(p)
-		a.mu.Unlock()
-		if p.Protocol != network.UDP || !first {
+		if p.Protocol != network.UDP {
 			continue
 		}
 		if err := a.link.ForgetPort(p.Host); err != nil {
@@ -259,34 +255,6 @@ func (a *Attach) forgetStale(r *record) error {
 func filtersBridges() bool {
 	b, err := os.ReadFile("/proc/sys/net/bridge/bridge-nf-call-iptables")
 	return err == nil && strings.TrimSpace(string(b)) == "1"
-}
-
-// Activate takes an endpoint into the balancing of its shared ports, or out of
-// it. Connections that it has go on.
-func (a *Attach) Activate(ctx context.Context, id string, active bool) error {
-	done, err := a.begin(ctx, id)
-	if err != nil {
-		return err
-	}
-	defer done()
-	a.mu.Lock()
-	old, ok := a.ends[id]
-	if !ok {
-		a.mu.Unlock()
-		return object.Errorf(errdefs.ErrNotFound, "endpoint %s not found", id)
-	}
-	r := *old
-	r.Made.Inactive = !active
-	a.ends[id] = &r
-	a.mu.Unlock()
-	if err := a.disk.save(&r); err != nil {
-		return fmt.Errorf("save attachment: %w", err)
-	}
-	// Also if nothing has changed: the rules may not have been written last time.
-	if err := a.publish(ctx); err != nil {
-		return fmt.Errorf("balance ports: %w", err)
-	}
-	return nil
 }
 
 // Disconnect removes an endpoint and ends its connections. One that is not

@@ -5,16 +5,12 @@ package attach_test
 import (
 	"errors"
 	"fmt"
-	"math"
 	"net"
 	"net/netip"
 	"os"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
@@ -130,157 +126,10 @@ func TestGuard(t *testing.T) {
 	mustGet(t, web, "tcp", at(netip.MustParseAddr(web.Gateway), 7070), "node")
 }
 
-func TestBalance_IsEven(t *testing.T) {
-	n := newNode(t, "aaaaaa")
-	client := linktest.NewHost(t)
-	for _, id := range []string{"a", "b", "c"} {
-		serve(t, n.connect(t, id, shared(8080)), id, 80)
-	}
-	const each = 200
-	for _, from := range []struct {
-		place place
-		to    string
-	}{{client, at(client.Gateway, 8080)}, {here{}, "127.0.0.1:8080"}} {
-		count := map[string]int{}
-		for range 3 * each {
-			name, _, err := get(t, from.place, "tcp", from.to)
-			if err != nil {
-				t.Fatal(err)
-			}
-			count[name]++
-		}
-		var chi2 float64
-		for _, id := range []string{"a", "b", "c"} {
-			chi2 += math.Pow(float64(count[id]-each), 2) / each
-		}
-		// Two degrees of freedom: by chance once in a million.
-		if chi2 > 27.6 {
-			t.Errorf("%s: %v", from.to, count)
-		}
-	}
-}
-
-func TestActivate_DrainsWithoutACut(t *testing.T) {
-	n := newNode(t, "aaaaaa")
-	client := linktest.NewHost(t)
-	for _, id := range []string{"a", "b"} {
-		serve(t, n.connect(t, id, shared(8080)), id, 80)
-	}
-	to := at(client.Gateway, 8080)
-	var open []net.Conn
-	for range 20 {
-		c, err := dial(t, client, "tcp", to)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = c.Close() }()
-		open = append(open, c)
-	}
-	before := map[string]int{}
-	for _, c := range open {
-		name, _, err := ask(c)
-		if err != nil {
-			t.Fatal(err)
-		}
-		before[name]++
-	}
-	if err := n.Activate(t.Context(), "a", false); err != nil {
-		t.Fatal(err)
-	}
-	for range 30 {
-		mustGet(t, client, "tcp", to, "b")
-	}
-	after := map[string]int{}
-	for _, c := range open {
-		name, _, err := ask(c)
-		if err != nil {
-			t.Fatalf("an open connection was cut: %v", err)
-		}
-		after[name]++
-	}
-	if before["a"] == 0 || fmt.Sprint(before) != fmt.Sprint(after) {
-		t.Errorf("connections were with %v, are with %v", before, after)
-	}
-	// Drained stays drained over a restart.
-	n.restart(t)
-	for range 10 {
-		mustGet(t, client, "tcp", to, "b")
-	}
-	// With the last one gone from the balancing clients wait, nobody refuses them.
-	if err := n.Activate(t.Context(), "b", false); err != nil {
-		t.Fatal(err)
-	}
-	waiting := make(chan error, 1)
-	go func() {
-		name, _, err := get(t, client, "tcp", to)
-		if err == nil && name != "a" {
-			err = fmt.Errorf("answered by %s", name)
-		}
-		waiting <- err
-	}()
-	if err := n.Activate(t.Context(), "a", true); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-waiting; err != nil {
-		t.Error(err)
-	}
-}
-
-// The order of a rolling update: a new one comes in, an old one is taken out of
-// the balancing, finishes what it has, and goes. No client sees an error.
-func TestActivate_RollingUpdateUnderLoad(t *testing.T) {
-	n := newNode(t, "aaaaaa")
-	client := linktest.NewHost(t)
-	to := at(client.Gateway, 8080)
-	serve(t, n.connect(t, "c0", shared(8080)), "c0", 80)
-	stop := make(chan struct{})
-	var count [3]atomic.Int64
-	var wg sync.WaitGroup
-	for w := range count {
-		wg.Go(func() {
-			defer count[w].Store(math.MaxInt64 / 2) // nobody waits for it
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				if _, _, err := get(t, client, "tcp", to); err != nil {
-					t.Error(err)
-					return
-				}
-				count[w].Add(1)
-			}
-		})
-	}
-	for i := range 10 {
-		old, next := fmt.Sprint("c", i), fmt.Sprint("c", i+1)
-		at, err := n.Connect(t.Context(), object.Endpoint{ID: next, Ports: []object.Port{shared(8080)}, Inactive: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		serve(t, box{at}, next, 80)
-		if err := errors.Join(n.Activate(t.Context(), next, true), n.Activate(t.Context(), old, false)); err != nil {
-			t.Fatal(err)
-		}
-		// The application finishes: whatever was asked before has been answered.
-		for w := range count {
-			for before := count[w].Load(); count[w].Load() < before+2; {
-				time.Sleep(time.Millisecond)
-			}
-		}
-		if err := n.Disconnect(t.Context(), old); err != nil {
-			t.Fatal(err)
-		}
-	}
-	close(stop)
-	wg.Wait()
-}
-
 func TestDisconnect_CutsConnections(t *testing.T) {
 	n := newNode(t, "aaaaaa")
 	client := linktest.NewHost(t)
-	serve(t, n.connect(t, "a", shared(8080)), "a", 80)
+	serve(t, n.connect(t, "a", port("tcp", 8080, 80)), "a", 80)
 	c, err := dial(t, client, "tcp", at(client.Gateway, 8080))
 	if err != nil {
 		t.Fatal(err)
@@ -289,10 +138,10 @@ func TestDisconnect_CutsConnections(t *testing.T) {
 	if _, _, err := ask(c); err != nil {
 		t.Fatal(err)
 	}
-	serve(t, n.connect(t, "b", shared(8080)), "b", 80)
 	if err := n.Disconnect(t.Context(), "a"); err != nil {
 		t.Fatal(err)
 	}
+	serve(t, n.connect(t, "b", port("tcp", 8080, 80)), "b", 80)
 	// The client learns it at once, not by a timeout.
 	if _, _, err := ask(c); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
 		t.Errorf("the client got: %v", err)
@@ -324,7 +173,6 @@ func TestPorts_AreNobodyElses(t *testing.T) {
 		return err
 	}
 	n.connect(t, "one", port("tcp", 8080, 80), port("udp", 8080, 80))
-	n.connect(t, "two", shared(9090))
 
 	local := port("tcp", 8080, 80)
 	local.HostIP = "127.0.0.1"
@@ -333,8 +181,6 @@ func TestPorts_AreNobodyElses(t *testing.T) {
 		port       object.Port
 	}{
 		{"another container", "0.0.0.0:8080", port("tcp", 8080, 81)},
-		{"shared with one that does not", "0.0.0.0:8080", shared(8080)},
-		{"not shared with one that does", "0.0.0.0:9090", port("tcp", 9090, 80)},
 		{"one of all addresses", "127.0.0.1:8080", local},
 	} {
 		err := connect("x", tt.port)

@@ -113,8 +113,8 @@ func TestRestart_SweepsWhatACrashLeft(t *testing.T) {
 
 func TestRetain(t *testing.T) {
 	n := newNode(t, "bbbbbb")
-	for _, id := range []string{"a", "b", "c"} {
-		n.connect(t, id, shared(8080))
+	for i, id := range []string{"a", "b", "c"} {
+		n.connect(t, id, port("tcp", uint16(8080+i), 80))
 	}
 	n.restart(t)
 	if err := n.Retain(t.Context(), []string{"b", "unknown"}); err != nil {

@@ -117,7 +117,7 @@ func (n *node) table(tb testing.TB) (nft.Table, bool) {
 		tb.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	table, ok, err := c.Read(nft.IPv4, "skep-" + n.config.Scope)
+	table, ok, err := c.Read(nft.IPv4, "skep-"+n.config.Scope)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -150,10 +150,6 @@ func (n *node) connect(tb testing.TB, id string, ports ...object.Port) box {
 
 func port(proto network.IPProtocol, host, container uint16) object.Port {
 	return object.Port{Protocol: proto, Host: host, Container: container}
-}
-
-func shared(host uint16) object.Port {
-	return object.Port{Protocol: network.TCP, Host: host, Container: 80, Shared: true}
 }
 
 // box is a container: its namespace is what matters here.

@@ -30,9 +30,7 @@ type Local struct {
 // Endpoint is a container on the node's network.
 type Endpoint struct {
 	Address netip.Addr
-	// Active endpoints get new connections; others only keep those they have.
-	Active bool
-	Ports  []object.Port
+	Ports   []object.Port
 }
 
 // The chains and maps of the table that are always there.
@@ -43,23 +41,16 @@ const (
 )
 
 // Plan is the table that leads the endpoints' ports to them. It is the same
-// for the same endpoints in any order.
-//
-// A port that nobody active serves drops what comes, so that a client tries
-// again and finds the next endpoint, and so that no UDP sender is remembered
-// as one that speaks to the node itself.
+// for the same endpoints in any order. No two endpoints have the same port.
 func Plan(l Local, endpoints []Endpoint) nft.Table {
 	t := frame(l)
 	bound := &t.Maps[0].Elements
 	ports := &t.Maps[1].Elements
-	for _, b := range spread(endpoints) {
-		chain := nft.Chain{Name: b.listen.chain(), Rules: []nft.Rule{nft.Rule{}.Drop()}}
-		if len(b.targets) > 0 {
-			chain.Rules = []nft.Rule{nft.Rule{}.Translate(b.targets)}
-		}
+	for _, s := range served(endpoints) {
+		chain := nft.Chain{Name: s.listen.chain(), Rules: []nft.Rule{nft.Rule{}.Translate([]nft.Target{s.target})}}
 		t.Chains = append(t.Chains, chain)
-		e := nft.Element{Key: b.listen.key(), Chain: chain.Name}
-		if b.listen.address.IsValid() {
+		e := nft.Element{Key: s.listen.key(), Chain: chain.Name}
+		if s.listen.address.IsValid() {
 			*bound = append(*bound, e)
 		} else {
 			*ports = append(*ports, e)
@@ -150,31 +141,22 @@ func (l listen) compare(o listen) int {
 	return cmp.Or(l.address.Compare(o.address), cmp.Compare(l.port, o.port), cmp.Compare(l.proto, o.proto))
 }
 
-// balanced is a port of the node and those who serve it.
-type balanced struct {
-	listen  listen
-	targets []nft.Target
+// serving is a port of the node and who serves it.
+type serving struct {
+	listen listen
+	target nft.Target
 }
 
-func spread(endpoints []Endpoint) []balanced {
-	by := map[listen][]nft.Target{}
+// served are the endpoints' ports in the order of the node's.
+func served(endpoints []Endpoint) []serving {
+	var out []serving
 	for _, e := range endpoints {
 		for _, p := range e.Ports {
-			l := listenOf(p)
-			ts := by[l]
-			if e.Active || !p.Shared {
-				ts = append(ts, nft.Target{Address: e.Address, Port: p.Container})
-			}
-			by[l] = ts
+			out = append(out, serving{listenOf(p), nft.Target{Address: e.Address, Port: p.Container}})
 		}
 	}
-	out := make([]balanced, 0, len(by))
-	for l, ts := range by {
-		slices.SortFunc(ts, func(x, y nft.Target) int {
-			return cmp.Or(x.Address.Compare(y.Address), cmp.Compare(x.Port, y.Port))
-		})
-		out = append(out, balanced{l, slices.Compact(ts)})
-	}
-	slices.SortFunc(out, func(x, y balanced) int { return x.listen.compare(y.listen) })
-	return out
+	slices.SortFunc(out, func(x, y serving) int {
+		return cmp.Or(x.listen.compare(y.listen), x.target.Address.Compare(y.target.Address), cmp.Compare(x.target.Port, y.target.Port))
+	})
+	return slices.CompactFunc(out, func(x, y serving) bool { return x.listen == y.listen })
 }

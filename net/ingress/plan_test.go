@@ -30,16 +30,12 @@ func local() ingress.Local {
 	return ingress.Local{Table: "skep-0a1b2c", Bridge: "sk0a1b2c", Subnet: netip.MustParsePrefix("172.17.0.0/20")}
 }
 
-func end(addr string, active bool, ports ...object.Port) ingress.Endpoint {
-	return ingress.Endpoint{Address: netip.MustParseAddr(addr), Active: active, Ports: ports}
+func end(addr string, ports ...object.Port) ingress.Endpoint {
+	return ingress.Endpoint{Address: netip.MustParseAddr(addr), Ports: ports}
 }
 
 func own(proto network.IPProtocol, ip string, host, container uint16) object.Port {
 	return object.Port{Protocol: proto, HostIP: ip, Host: host, Container: container}
-}
-
-func shared(container uint16) object.Port {
-	return object.Port{Protocol: network.TCP, Host: 8080, Container: container, Shared: true}
 }
 
 type plan struct {
@@ -50,19 +46,14 @@ type plan struct {
 func plans() []plan {
 	return []plan{
 		{"empty", nil},
-		{"one", []ingress.Endpoint{end("172.17.0.2", true, own("tcp", "", 8080, 80))}},
-		{"balanced", []ingress.Endpoint{
-			end("172.17.0.10", true, shared(80)),
-			end("172.17.0.9", true, shared(81)),
-			end("172.17.0.11", false, shared(80)),
-			end("172.17.0.12", true, shared(80)),
-		}},
-		{"drained", []ingress.Endpoint{
-			end("172.17.0.2", false, shared(80), own("tcp", "", 9090, 90)),
+		{"one", []ingress.Endpoint{end("172.17.0.2", own("tcp", "", 8080, 80))}},
+		{"several", []ingress.Endpoint{
+			end("172.17.0.10", own("tcp", "", 8080, 80)),
+			end("172.17.0.9", own("tcp", "", 8081, 80), own("udp", "", 8080, 81)),
 		}},
 		{"addresses", []ingress.Endpoint{
-			end("172.17.0.2", true, own("tcp", "127.0.0.1", 8080, 80), own("udp", "0.0.0.0", 53, 53)),
-			end("172.17.0.3", true, own("tcp", "10.0.0.1", 8080, 80), own("udp", "10.0.0.1", 5353, 53)),
+			end("172.17.0.2", own("tcp", "127.0.0.1", 8080, 80), own("udp", "0.0.0.0", 53, 53)),
+			end("172.17.0.3", own("tcp", "10.0.0.1", 8080, 80), own("udp", "10.0.0.1", 5353, 53)),
 		}},
 	}
 }
@@ -160,14 +151,12 @@ func TestPlan_KernelFollowsAnySequence(t *testing.T) {
 				delete(ends, id)
 				continue
 			}
-			e := end(netip.AddrFrom4([4]byte{172, 17, 0, id}).String(), r.IntN(4) > 0)
+			e := end(netip.AddrFrom4([4]byte{172, 17, 0, id}).String())
 			for range r.IntN(4) {
-				p := shared(uint16(80 + r.IntN(2)))
-				p.Host = uint16(8080 + r.IntN(3))
-				p.Protocol = []network.IPProtocol{network.TCP, network.UDP}[r.IntN(2)]
-				p.HostIP = []string{"", "127.0.0.1", "0.0.0.0"}[r.IntN(3)]
-				p.Shared = r.IntN(3) > 0
-				e.Ports = append(e.Ports, p)
+				proto := []network.IPProtocol{network.TCP, network.UDP}[r.IntN(2)]
+				ip := []string{"", "127.0.0.1", "10.0.0.1"}[r.IntN(3)]
+				// Nobody else's.
+				e.Ports = append(e.Ports, own(proto, ip, uint16(8000+100*int(id)+r.IntN(3)), uint16(80+r.IntN(2))))
 			}
 			ends[id] = e
 		}
@@ -194,7 +183,7 @@ func many(n int) []ingress.Endpoint {
 	a := netip.MustParseAddr("172.17.0.1")
 	for i := range n {
 		a = a.Next()
-		es = append(es, end(a.String(), true, own("tcp", "", uint16(10000+i), 80), shared(80)))
+		es = append(es, end(a.String(), own("tcp", "", uint16(10000+i), 80)))
 	}
 	return es
 }

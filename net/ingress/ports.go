@@ -33,9 +33,7 @@ type Ports struct {
 }
 
 type hold struct {
-	fd     int // -1 if another program has the port
-	shared bool
-	users  int
+	fd int // -1 if another program has the port
 }
 
 // InUseError says that a port is taken, by an endpoint or another program.
@@ -102,10 +100,9 @@ func (s *Ports) Retake(ports []object.Port) error {
 		l := listenOf(p)
 		h := s.held[l]
 		if h == nil {
-			h = &hold{fd: -1, shared: p.Shared}
+			h = &hold{fd: -1}
 			s.held[l] = h
 		}
-		h.users++
 		if h.fd < 0 {
 			fd, err := bind(l)
 			if err != nil {
@@ -118,7 +115,7 @@ func (s *Ports) Retake(ports []object.Port) error {
 	return errors.Join(errs...)
 }
 
-// Release gives ports back. A port that several share is free with the last.
+// Release gives ports back.
 func (s *Ports) Release(ports []object.Port) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -132,22 +129,11 @@ func (s *Ports) release(ports []object.Port) {
 		if h == nil {
 			continue
 		}
-		if h.users--; h.users > 0 {
-			continue
-		}
 		delete(s.held, l)
 		if h.fd >= 0 {
 			_ = unix.Close(h.fd)
 		}
 	}
-}
-
-// Sole reports whether the port has one user only.
-func (s *Ports) Sole(p object.Port) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	h := s.held[listenOf(p)]
-	return h != nil && h.users == 1
 }
 
 // Close gives all ports back.
@@ -170,18 +156,14 @@ func (s *Ports) take(p object.Port) (object.Port, error) {
 		return s.choose(p)
 	}
 	l := listenOf(p)
-	if h := s.held[l]; h != nil {
-		if !h.shared || !p.Shared {
-			return p, l.inUse()
-		}
-		h.users++
-		return p, nil
+	if s.held[l] != nil {
+		return p, l.inUse()
 	}
 	fd, err := bind(l)
 	if err != nil {
 		return p, err
 	}
-	s.held[l] = &hold{fd: fd, shared: p.Shared, users: 1}
+	s.held[l] = &hold{fd: fd}
 	return p, nil
 }
 

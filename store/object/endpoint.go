@@ -20,9 +20,6 @@ type Endpoint struct {
 	// Devices of Overlays come before it.
 	Interface string `json:"Inside,omitempty"`
 	Ports     []Port
-	// Inactive keeps the endpoint out of the balancing of its shared ports
-	// until it is activated.
-	Inactive bool
 	// Overlays are its places on networks of the swarm, in the order of their devices.
 	Overlays []Overlay `json:",omitempty"`
 	// Internal leaves the way out away: there is no device on the bridge, unless
@@ -58,7 +55,7 @@ type ResolverConfig struct {
 	Search, Options []string     `json:",omitempty"`
 }
 
-// Port is a published port of an endpoint.
+// Port is a published port of an endpoint, which is its alone.
 type Port struct {
 	Protocol network.IPProtocol // tcp or udp
 	// HostIP limits the port to one address of the node; empty means all.
@@ -66,9 +63,6 @@ type Port struct {
 	// Host is the node's port; 0 means one that the node chooses.
 	Host      uint16
 	Container uint16
-	// Shared ports may be published by several endpoints at once, and
-	// connections are balanced over those that are active.
-	Shared bool
 }
 
 // Attachment is an endpoint as it was made.
