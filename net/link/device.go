@@ -93,7 +93,7 @@ func (c *Conn) AddBridge(name string, mac net.HardwareAddr, mtu int) error {
 	return nil
 }
 
-// SetMTU, SetMAC and SetUp change one thing of a device.
+// SetMTU sets how large packets a device sends.
 func (c *Conn) SetMTU(d Device, mtu int) error {
 	return changed("mtu", d, c.h.LinkSetMTU(d.link(), mtu))
 }
@@ -189,7 +189,7 @@ func SpeakIPv6(name string, speaks bool) error {
 	return nil
 }
 
-// SetMTU sets that of a device of this thread's namespace.
+// SetMTU sets how large packets a device of this thread's namespace sends.
 func SetMTU(name string, mtu int) error {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {

@@ -248,7 +248,7 @@ func serve(tb testing.TB, at place) {
 	})
 }
 
-const patience = 3 * time.Second
+const patience = 10 * time.Second
 
 // dial connects from a place to the server at an address.
 func dial(tb testing.TB, from place, proto string, to netip.Addr, limit time.Duration) (net.Conn, error) {
@@ -306,7 +306,7 @@ func echo(c net.Conn, size int) error {
 // unreachable fails if there is a way.
 func unreachable(tb testing.TB, from place, to netip.Addr) {
 	tb.Helper()
-	c, err := dial(tb, from, "tcp", to, patience/10)
+	c, err := dial(tb, from, "tcp", to, 300*time.Millisecond)
 	if err == nil {
 		tb.Errorf("%s was reached", to)
 		_ = c.Close()
