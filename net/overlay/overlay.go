@@ -6,9 +6,9 @@
 // Each network has a network namespace of its own on each node that has to do
 // with it, with a bridge, a VXLAN device and a port for each container. Who is
 // on other nodes is programmed ([Overlay.Set]) and never learned; nothing is
-// flooded, and containers can neither pretend to be others nor be asked for
-// what the node knows. All of it outlives the process: a new one on the same
-// directory finds everything, and traffic does not notice.
+// flooded, and containers can neither pretend to be others nor hear what others
+// ask. All of it outlives the process: a new one on the same directory finds
+// everything, and traffic does not notice.
 //
 // It does not decide who is on a network, and balances and encrypts nothing.
 package overlay
@@ -93,7 +93,9 @@ func (o *Overlay) Close() error {
 	return errors.Join(errs...)
 }
 
-// Destroy removes every network. It is for a node that leaves.
+// Destroy removes every network. It is for a node that is taken off a machine.
+// The overlays may not be used after; those of a node that leaves its swarm are
+// set to nothing.
 func (o *Overlay) Destroy(ctx context.Context) error {
 	if err := o.Set(ctx, nil); err != nil {
 		return err
