@@ -15,6 +15,8 @@
 //   - With IPVS a service for all ports, and the silence of a service without
 //     backends, need nftables beside it. Without, the first is refused by
 //     [Balancer.Set] and the second answers that the port is not reachable.
+//   - A service for all ports and protocols has those without ports, as pings
+//     are, with nftables only.
 //   - IPVS takes the backends in turn, nftables by chance.
 //   - A connection that is idle is forgotten after two hours by IPVS, after
 //     the connection tracking's time by nftables (five days, if nobody changed it).

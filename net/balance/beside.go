@@ -25,7 +25,7 @@ func planBeside(c Config, services []service) nft.Table {
 	base.Rules = []nft.Rule{entry(c).First().Jump(lookups)}
 	by := marks(services)
 	for _, s := range services {
-		if rules := beside(s, by); len(rules) > 0 {
+		if rules := beside(c.Where, s, by); len(rules) > 0 {
 			t.Chains = append(t.Chains, nft.Chain{Name: s.key.String(), Rules: rules})
 			add(&t, s.key, s.key.String())
 		}
@@ -52,15 +52,17 @@ func marks(services []service) map[key]uint32 {
 	return out
 }
 
-func beside(s service, marks map[key]uint32) (rules []nft.Rule) {
+func beside(where Where, s service, marks map[key]uint32) (rules []nft.Rule) {
 	var r nft.Rule
 	mark := marks[s.key]
 	if len(s.live) == 0 {
-		if mark != 0 {
-			rules = append(rules, r.SetMark(mark))
+		// What belongs to a connection that was cut off is answered with a reset,
+		// here or by the machine itself, whose the service's address is.
+		ours := r.Proto(unix.IPPROTO_TCP).NotSYN()
+		if where == Forwarded {
+			return []nft.Rule{ours.Accept(), r.Drop()}
 		}
-		// What belongs to a connection that was cut off is for IPVS to answer.
-		return append(rules, r.Proto(unix.IPPROTO_TCP).NotSYN().Accept(), r.Drop())
+		return []nft.Rule{ours.Reset(), r.Drop()}
 	}
 	switch k := s.key; {
 	case mark != 0:

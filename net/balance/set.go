@@ -29,6 +29,8 @@ func (b *Balancer) set(ctx context.Context, next []service) error {
 	if !c.differs {
 		return nil
 	}
+	// If it fails half-way, the next one does everything.
+	b.ready = false
 	if err := b.kernel.set(ctx, next); err != nil {
 		return err
 	}
@@ -79,12 +81,20 @@ func (c change) cut() error {
 		return err
 	}
 	defer conn.Close()
-	err = conn.ForgetFlows(func(f link.Flow) bool {
-		s, ok := c.serving(f)
-		return ok && c.stale[s.key] && !s.has(answers(f))
-	})
-	if err != nil {
-		return fmt.Errorf("cut connections: %w", err)
+	// The kernel goes through all connections, so it is asked for those of a
+	// family only if there may be some.
+	families := map[bool]bool{}
+	for k := range c.stale {
+		families[k.address.Is6()] = true
+	}
+	for v6 := range families {
+		err := conn.ForgetFlowsOf(v6, func(f link.Flow) bool {
+			s, ok := c.serving(f)
+			return ok && c.stale[s.key] && !s.has(answers(f))
+		})
+		if err != nil {
+			return fmt.Errorf("cut connections: %w", err)
+		}
 	}
 	return nil
 }

@@ -90,6 +90,7 @@ func suite(t *testing.T, mode balance.Mode) {
 		run("goes on without its process", restarts)
 		run("repairs", repairs)
 		run("leaves nothing", leavesNothing)
+		run("takes many services", takesMany)
 	}
 }
 
@@ -207,7 +208,7 @@ func cuts(t *testing.T, w *world, p place) {
 		stays := w.dial(t, "tcp", at(addr, 80))
 		asked(t, stays)
 		w.set(t, w.to(at(addr, 80), "tcp", 0, 1))
-		if words, err := ask(gone, 3*time.Second); !cutOff(err) {
+		if words, err := ask(gone, 10*time.Second); !cutOff(err) {
 			t.Errorf("%s: a connection to a removed backend: %v, %v", addr, words, err)
 		}
 		if got := asked(t, stays)[0]; got != "b1" {
@@ -222,7 +223,7 @@ func leadsUDP(t *testing.T, w *world, p place) {
 		c := w.dial(t, "udp", at(addr, 80))
 		asked(t, c)
 		w.set(t, w.to(at(addr, 80), "udp", 0, 1))
-		words, err := ask(c, 3*time.Second)
+		words, err := ask(c, 10*time.Second)
 		if err != nil || words[0] != "b1" {
 			t.Errorf("%s: the next packet: %v, %v", addr, words, err)
 		}
@@ -247,7 +248,7 @@ func silent(t *testing.T, w *world, p place) {
 	}
 	asked(t, old)
 	w.set(t, w.to(at(p.v4, 80), "tcp", 0))
-	if words, err := ask(old, 3*time.Second); !cutOff(err) {
+	if words, err := ask(old, 10*time.Second); !cutOff(err) {
 		t.Errorf("a connection to the last backend: %v, %v", words, err)
 	}
 	// One who waits finds the next.
@@ -308,7 +309,7 @@ func servesAllPorts(t *testing.T, w *world, p place) {
 			t.Errorf("connect to a service that drains: %v", err)
 		}
 		w.set(t, w.to(addr, "", 0, 1))
-		if words, err := ask(old, 3*time.Second); !cutOff(err) {
+		if words, err := ask(old, 10*time.Second); !cutOff(err) {
 			t.Errorf("a connection to a removed backend: %v, %v", words, err)
 		}
 	}
@@ -348,7 +349,7 @@ func servesAnyAddress(t *testing.T, w *world, p place) {
 	old := w.dial(t, "tcp", at(node4, 80))
 	asked(t, old)
 	w.set(t, w.to("0.0.0.0:80", "tcp", 8080, 4))
-	if words, err := ask(old, 3*time.Second); !cutOff(err) {
+	if words, err := ask(old, 10*time.Second); !cutOff(err) {
 		t.Errorf("a connection to a removed backend: %v, %v", words, err)
 	}
 }
@@ -405,7 +406,7 @@ func restarts(t *testing.T, w *world, p place) {
 	// The new process knows nothing of the connections, but cuts the right ones.
 	w.set(t, w.to(at(p.v4, 80), "tcp", 0, ^0, 1), w.to(at(p.v4, 8080), "tcp", 0, 1))
 	asked(t, c80)
-	if words, err := ask(c8080, 3*time.Second); !cutOff(err) {
+	if words, err := ask(c8080, 10*time.Second); !cutOff(err) {
 		t.Errorf("a connection to a removed backend: %v, %v", words, err)
 	}
 	if got := w.who(t, "tcp", at(p.v4, 80))[0]; got != "b1" {

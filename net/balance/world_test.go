@@ -104,7 +104,10 @@ func newHost(tb testing.TB, bridge *netlink.Bridge, name string, n int) *host {
 	try(tb, err)
 	defer here.Close()
 	try(tb, link.Create(h.path, func() error {
-		if err := link.Loopback(); err != nil || bridge == nil {
+		// A router asks for neighbours by its link-local address, when that is known
+		// to be nobody else's: without asking, at once.
+		err := errors.Join(link.Loopback(), link.Sysctl("net/ipv6/conf/default/accept_dad", "0"))
+		if err != nil || bridge == nil {
 			return err
 		}
 		self, err := os.Open("/proc/thread-self/ns/net")
@@ -135,25 +138,17 @@ func (w *world) cable(tb testing.TB) {
 	defer func() { _ = other.Close() }()
 	w.node.within(tb, func() error {
 		err := netlink.LinkAdd(&netlink.Veth{
-			LinkAttrs: netlink.LinkAttrs{Name: "cable", TxQLen: -1}, PeerName: "eth0", PeerNamespace: netlink.NsFd(other.Fd()), PeerTxQLen: -1,
+			LinkAttrs: netlink.LinkAttrs{Name: "cable", TxQLen: -1, Flags: net.FlagUp}, PeerName: "eth0", PeerNamespace: netlink.NsFd(other.Fd()), PeerTxQLen: -1,
 		})
-		return errors.Join(err,
-			address2("cable", netip.MustParseAddr(node4), netip.MustParseAddr(node6)),
-			link.Sysctl("net/ipv4/ip_forward", "1"), link.Sysctl("net/ipv6/conf/all/forwarding", "1"))
+		return errors.Join(err, link.Sysctl("net/ipv4/ip_forward", "1"), link.Sysctl("net/ipv6/conf/all/forwarding", "1"))
 	})
 	w.client.v4, w.client.v6 = netip.MustParseAddr("10.1.0.2"), netip.MustParseAddr("fd00:1::2")
 	gateway := &host{v4: netip.MustParseAddr(node4), v6: netip.MustParseAddr(node6)}
 	w.client.within(tb, func() error {
 		return errors.Join(address2("eth0", w.client.v4, w.client.v6), route("eth0", gateway))
 	})
-	w.node.within(tb, func() error {
-		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-		if err != nil {
-			return err
-		}
-		defer h.Close()
-		return settle(h, "cable")
-	})
+	// Last, when both ends are up.
+	w.node.within(tb, func() error { return address2("cable", gateway.v4, gateway.v6) })
 }
 
 // address2 gives a device of this thread's namespace its addresses, /24 and /64.

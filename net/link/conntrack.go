@@ -63,14 +63,21 @@ type Flow struct {
 
 // ForgetFlows does as Forget for the connections, of IPv4 and IPv6, that match.
 func (c *Conn) ForgetFlows(match func(Flow) bool) error {
-	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-		err := complete(func() error {
-			_, err := c.h.ConntrackDeleteFilters(netlink.ConntrackTable, family, matching(match))
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("forget connections: %w", err)
-		}
+	return errors.Join(c.ForgetFlowsOf(false, match), c.ForgetFlowsOf(true, match))
+}
+
+// ForgetFlowsOf does so for those of one family.
+func (c *Conn) ForgetFlowsOf(v6 bool, match func(Flow) bool) error {
+	family := netlink.InetFamily(unix.AF_INET)
+	if v6 {
+		family = unix.AF_INET6
+	}
+	err := complete(func() error {
+		_, err := c.h.ConntrackDeleteFilters(netlink.ConntrackTable, family, matching(match))
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("forget connections: %w", err)
 	}
 	return nil
 }

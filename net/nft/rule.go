@@ -205,6 +205,9 @@ func (r Rule) Masquerade() Rule { return r.with(&expr.Masq{}) }
 // Accept ends this table's look at the packet at this hook.
 func (r Rule) Accept() Rule { return r.with(&expr.Verdict{Kind: expr.VerdictAccept}) }
 
+// Reset answers a packet of TCP with a reset, and drops it.
+func (r Rule) Reset() Rule { return r.with(&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}) }
+
 // Drop drops the packet.
 func (r Rule) Drop() Rule { return r.with(&expr.Verdict{Kind: expr.VerdictDrop}) }
 

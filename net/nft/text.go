@@ -183,6 +183,8 @@ func (p *printer) step(e expr.Any) {
 		p.say("masquerade")
 	case *expr.Notrack:
 		p.say("notrack")
+	case *expr.Reject:
+		p.say("%s", rejectText(e))
 	case *expr.Verdict:
 		p.say("%s", verdictText(e))
 	default:
@@ -428,6 +430,13 @@ func numgenText(kind uint32) string {
 		return "random"
 	}
 	return "inc"
+}
+
+func rejectText(e *expr.Reject) string {
+	if e.Type == unix.NFT_REJECT_TCP_RST {
+		return "reject with tcp reset"
+	}
+	return fmt.Sprintf("reject %d %d", e.Type, e.Code)
 }
 
 func verdictText(v *expr.Verdict) string {
