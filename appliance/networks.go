@@ -86,8 +86,18 @@ func (n *node) openSwarmNetworks(ctx context.Context, logger *slog.Logger) (err 
 		logger.InfoContext(ctx, "found no encryption; this node has no encrypted networks", "err", err)
 		return nil
 	}
-	p.esp, err = esp.Open(esp.Config{Scope: n.dir.scope(), Logger: logger})
+	p.esp, err = esp.Open(esp.Config{
+		Scope: n.dir.scope(), File: n.dir.join("run", "tunnels"), Lost: func() { n.membership.Refresh() }, Logger: logger,
+	})
 	return err
+}
+
+// boot is another one whenever the kernel has lost keys of encrypted networks.
+func (p *network) boot() string {
+	if p.esp == nil {
+		return ""
+	}
+	return p.esp.Boot()
 }
 
 // run are the parts of the network that run until ctx ends.

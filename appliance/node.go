@@ -287,6 +287,7 @@ func (n *node) openMembership(context.Context) error {
 		Held:     n.sharing.directory.Set,
 		Networks: n.network.plane.Set,
 		Tunnels:  n.network.plane.SetTunnels,
+		Boot:     n.network.boot,
 		Gossip:   func(m membership.Gossip) { n.gossip.Set(gossipAs(m)) },
 		Routes:   n.sharingRoutes(),
 		Fatal:    func(err error) { n.fatal <- err },

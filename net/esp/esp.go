@@ -32,7 +32,13 @@ import (
 // Config is what an ESP needs.
 type Config struct {
 	// Scope tells the nodes of one machine apart: six hexadecimal digits.
-	Scope  string
+	Scope string
+	// File is where the boot is kept (see [ESP.Boot]), below a directory that ends
+	// with the machine; empty if it need not outlive the process.
+	File string
+	// Lost is told that there is another boot. It must not block, nor call back.
+	// It may be nil.
+	Lost   func()
 	Logger *slog.Logger
 }
 
@@ -71,12 +77,16 @@ func (Key) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[sealed]")) }
 // ESP is the encryption of one node, in the network namespace of the thread
 // that opened it.
 type ESP struct {
-	reqid  int
-	logger *slog.Logger
+	cfg   Config
+	reqid int
 
 	mu   sync.Mutex
 	h    *netlink.Handle // guarded by mu, as all below
 	want plan
+	boot string
+	// sent are the states for sending that the kernel had of us. One of them that
+	// is gone is not begun anew.
+	sent map[stateKey]bool
 }
 
 // Open opens the kernel's interface. It fails where there is none.
@@ -89,7 +99,12 @@ func Open(c Config) (*ESP, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open encryption: the kernel has no IPsec (xfrm): %w", err)
 	}
-	return &ESP{reqid: reqidBase | int(scope), logger: c.Logger, h: h}, nil
+	e := &ESP{cfg: c, reqid: reqidBase | int(scope), h: h, sent: map[stateKey]bool{}}
+	if err := e.openBoot(); err != nil {
+		h.Close()
+		return nil, fmt.Errorf("open encryption: %w", err)
+	}
+	return e, nil
 }
 
 // reqidBase keeps our request IDs away from the small numbers that others use.
@@ -140,8 +155,9 @@ func (e *ESP) converge(ctx context.Context) (changes int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	var errs []error
-	for _, step := range diff(have, e.want) {
+	want, lost := e.without(have)
+	errs := []error{e.forget(lost)}
+	for _, step := range diff(have, want) {
 		if ctx.Err() != nil {
 			return changes, context.Cause(ctx)
 		}
@@ -150,5 +166,6 @@ func (e *ESP) converge(ctx context.Context) (changes int, err error) {
 			errs = append(errs, fmt.Errorf("%s: %w", step, err))
 		}
 	}
+	e.note(want)
 	return changes, errors.Join(errs...)
 }

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -46,6 +47,7 @@ type node struct {
 	addr   netip.Addr
 	within func(func() error)
 	esp    *esp.ESP
+	lost   int // how often it was told that it has another boot
 	socket *net.UDPConn
 }
 
@@ -55,7 +57,9 @@ func newNode(t *testing.T, addr netip.Addr, within func(func() error)) *node {
 		if n.socket, err = net.ListenUDP("udp", &net.UDPAddr{IP: addr.AsSlice(), Port: port}); err != nil {
 			return err
 		}
-		n.esp, err = esp.Open(esp.Config{Scope: "00abcd", Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+		n.esp, err = esp.Open(esp.Config{
+			Scope: "00abcd", Lost: func() { n.lost++ }, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		})
 		return err
 	})
 	t.Cleanup(func() {
@@ -300,11 +304,12 @@ func TestKernel_CheckRepairs(t *testing.T) {
 	}
 	repaired(6) // four blocks, in and out
 	a.passes(b, "again")
-	if err := netlink.XfrmStateFlush(netlink.XFRM_PROTO_ESP); err != nil {
+	if err := netlink.XfrmStateDel(&netlink.XfrmState{Dst: a.addr.AsSlice(), Proto: netlink.XFRM_PROTO_ESP, Spi: 0x102}); err != nil {
 		t.Fatal(err)
 	}
-	repaired(2)
+	repaired(1) // the key to receive with
 	repaired(0)
+	a.passes(b, "and again")
 	// What is ours and not wanted goes; what is not ours stays.
 	other := &netlink.XfrmState{
 		Src: net.IPv4(192, 0, 2, 1), Dst: net.IPv4(192, 0, 2, 2), Proto: netlink.XFRM_PROTO_ESP, Mode: netlink.XFRM_MODE_TRANSPORT,
@@ -319,6 +324,30 @@ func TestKernel_CheckRepairs(t *testing.T) {
 	if err := netlink.XfrmStateDel(&foreign); err != nil {
 		t.Errorf("what is not ours is gone: %v", err)
 	}
+}
+
+// A key for sending that was lost is not begun anew: the other end would take all
+// that comes for replays, and counters must not repeat.
+func TestKernel_ALostKeyIsNotBegunAnew(t *testing.T) {
+	a, b, _ := pair(t)
+	both(a, b, 0x201, 0x102)
+	a.passes(b, "before")
+	boot := a.esp.Boot()
+	if err := netlink.XfrmStateFlush(netlink.XFRM_PROTO_ESP); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // once to find out, and once to leave it
+		if _, err := a.esp.Check(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if again := a.esp.Boot(); again == boot || a.lost != 1 {
+			t.Errorf("boot %s after %s, told %d times", again, boot, a.lost)
+		}
+		a.fails(b, "with a key that counts from the start")
+	}
+	both(a, b, 0x301, 0x102)
+	a.passes(b, "with keys for the new boot")
+	b.passes(a, "and back")
 }
 
 // TestKernel_CountsOn: after 2^32 packets an SA without extended sequence
@@ -350,7 +379,7 @@ func count(spi uint32, dst netip.Addr, out, in uint32) error {
 	req.AddData(raw(id))
 	const window = 1024
 	esn := binary.NativeEndian.AppendUint32(nil, window/32) // words of the bitmap
-	for _, v := range []uint32{out, in, 0, 0, window} { // oseq, seq, oseq_hi, seq_hi, replay_window
+	for _, v := range []uint32{out, in, 0, 0, window} {     // oseq, seq, oseq_hi, seq_hi, replay_window
 		esn = binary.NativeEndian.AppendUint32(esn, v)
 	}
 	req.AddData(nl.NewRtAttr(nl.XFRMA_REPLAY_ESN_VAL, append(esn, make([]byte, window/8)...)))
@@ -363,3 +392,22 @@ type raw []byte
 
 func (r raw) Len() int          { return len(r) }
 func (r raw) Serialize() []byte { return r }
+
+func TestKernel_ABootOutlivesTheProcess(t *testing.T) {
+	if !umltest.Inside() {
+		t.Skip("runs in user-mode Linux: see TestInUML")
+	}
+	c := esp.Config{Scope: "00abcd", File: filepath.Join(t.TempDir(), "boot"), Logger: slog.New(slog.DiscardHandler)}
+	var boots [2]string
+	for i := range boots {
+		e, err := esp.Open(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		boots[i] = e.Boot()
+		e.Close()
+	}
+	if boots[0] == "" || boots[0] != boots[1] {
+		t.Errorf("boots %q, want one", boots)
+	}
+}
