@@ -14,6 +14,7 @@ import (
 	"skep/net/attach"
 	"skep/net/balance"
 	"skep/net/dns"
+	"skep/net/echo"
 	"skep/net/esp"
 	"skep/net/ingress"
 	"skep/net/overlay"
@@ -54,6 +55,9 @@ func (n *node) openNetworks(ctx context.Context) (err error) {
 		Balance: func(ctx context.Context, path string) (dataplane.Balancer, error) {
 			return balance.Open(ctx, balance.Config{Namespace: path, Table: "skep-vip", Logger: logger})
 		},
+		Mode:   balance.Probe,
+		Echo:   echo.Ask,
+		Ask:    dns.Ask,
 		MTU:    deviceMTU,
 		Search: searchDomains,
 		Acked:  func(p wire.Programmed) { n.membership.Programmed(p) },

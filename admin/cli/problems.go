@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"github.com/moby/moby/api/types/swarm"
+
+	"skep/store/object"
 )
 
 // maxReasons is how many different reasons are told of one service.
@@ -26,7 +28,46 @@ func (v view) problems() []string {
 	for _, s := range v.services {
 		out = append(out, v.serviceProblems(s)...)
 	}
-	return append(out, v.info.Warnings...)
+	return append(append(out, v.networkProblems()...), v.info.Warnings...)
+}
+
+// networkProblems are those of this node: the others' are told by network check.
+func (v view) networkProblems() []string {
+	if v.network == nil {
+		return nil
+	}
+	var out []string
+	if v.network.Fault != "" {
+		out = append(out, "the swarm's networks are not as they should be on this node: "+printable(v.network.Fault))
+	}
+	for _, c := range v.network.Conflicts {
+		out = append(out, fmt.Sprintf("service %s: port %d/%s on this node: %s", v.serviceName(c.Service), c.Port, c.Protocol, c.Reason))
+	}
+	return out
+}
+
+func (v view) serviceName(id string) string {
+	for _, s := range v.services {
+		if s.ID == id {
+			return s.Spec.Name
+		}
+	}
+	return id
+}
+
+// notes are what users may not expect and nothing is wrong with.
+func (v view) notes() []string {
+	var out []string
+	for _, s := range v.services {
+		source, unserved := object.PublishedAs(s.Spec.Labels, s.Endpoint.Ports)
+		if source != "" {
+			out = append(out, fmt.Sprintf("service %s does not see its clients' addresses: %s", s.Spec.Name, source))
+		}
+		if unserved != "" {
+			out = append(out, fmt.Sprintf("service %s is not served on %s", s.Spec.Name, unserved))
+		}
+	}
+	return out
 }
 
 func (v view) swarmProblems() []string {

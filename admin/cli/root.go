@@ -63,8 +63,10 @@ func newRoot(c Config, docker *command.DockerCli) (*cobra.Command, *flags.Client
 
 	adopt(root, docker)
 	root.AddCommand(bootCommand(c), resetCommand(c), helloCommand(c), statusCommand(docker))
-	if cmd, _, err := root.Find([]string{"config"}); err == nil {
-		cmd.AddCommand(checkCommand(docker))
+	for parent, own := range map[string]*cobra.Command{"config": checkCommand(docker), "network": networkCheckCommand(docker)} {
+		if cmd, _, err := root.Find([]string{parent}); err == nil {
+			cmd.AddCommand(own)
+		}
 	}
 	rename(root)
 	gate(root, docker)

@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -15,6 +16,8 @@ import (
 	"github.com/moby/moby/api/types/system"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
+
+	"skep/store/object"
 )
 
 func statusCommand(docker command.Cli) *cobra.Command {
@@ -41,6 +44,8 @@ type view struct {
 	nodes    []swarm.Node
 	services []swarm.Service
 	tasks    []swarm.Task
+	// network is nil if the server does not tell.
+	network *object.NetworkHealth
 }
 
 func look(ctx context.Context, c client.APIClient) (view, error) {
@@ -49,6 +54,9 @@ func look(ctx context.Context, c client.APIClient) (view, error) {
 		return view{}, err
 	}
 	v := view{info: info.Info, api: c.ClientVersion()}
+	if v.network, err = health(ctx, c, v.info.Swarm.LocalNodeState); err != nil {
+		return view{}, err
+	}
 	if !v.info.Swarm.ControlAvailable {
 		return v, nil
 	}
@@ -72,6 +80,19 @@ func look(ctx context.Context, c client.APIClient) (view, error) {
 	return v, nil
 }
 
+// health is nil if the server cannot tell: a locked node, or another's.
+func health(ctx context.Context, c client.APIClient, state swarm.LocalNodeState) (*object.NetworkHealth, error) {
+	if state == swarm.LocalNodeStateLocked {
+		return nil, nil //nolint:nilnil // as documented
+	}
+	h := new(object.NetworkHealth)
+	err := ask(ctx, c, "/skep/networks", h)
+	if errors.Is(err, errNoRoute) {
+		return nil, nil //nolint:nilnil // as documented
+	}
+	return h, err
+}
+
 func (v view) print(out io.Writer) error {
 	w := new(strings.Builder)
 	i := v.info
@@ -79,6 +100,9 @@ func (v view) print(out io.Writer) error {
 	fmt.Fprintf(w, "VERSION\t%s, API %s, %s, %s\n", i.ServerVersion, v.api, i.KernelVersion, i.Architecture)
 	fmt.Fprintf(w, "SWARM\t%s\n", v.swarm())
 	fmt.Fprintf(w, "CONTAINERS\t%d running, %d stopped; %d images\n", i.ContainersRunning, i.ContainersStopped, i.Images)
+	if n := v.network; n != nil {
+		fmt.Fprintf(w, "NETWORKS\tbalanced by %s, %d %s\n", n.Balancer, n.Repaired, plural(int(n.Repaired), "repair", "repairs"))
+	}
 	if len(v.nodes) > 1 {
 		fmt.Fprint(w, "\nNODE\tSTATUS\tAVAILABILITY\tROLE\n")
 		for _, n := range v.nodes {
@@ -90,6 +114,12 @@ func (v view) print(out io.Writer) error {
 		for _, s := range v.services {
 			image, _, _ := strings.Cut(image(s), "@")
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", s.Spec.Name, mode(s), count(s), image, ports(s))
+		}
+	}
+	if notes := v.notes(); len(notes) > 0 {
+		fmt.Fprint(w, "\nNOTES\n")
+		for _, n := range notes {
+			fmt.Fprintf(w, "  %s\n", n)
 		}
 	}
 	problems := v.problems()

@@ -94,9 +94,13 @@ type Volumes interface {
 	Prune(ctx context.Context, named bool, keep func(volume.Volume) bool) (volume.PruneReport, error)
 }
 
-// Networks is the node's local networks.
+// Networks is the node's local networks, and its part of the swarm's.
 type Networks interface {
 	List(ctx context.Context) ([]network.Inspect, error)
+	// Check tells how a network of the swarm, by its ID or name, is doing on this
+	// node. It changes nothing and takes a few seconds at most.
+	Check(ctx context.Context, network string) (object.NodeCheck, error)
+	Health(ctx context.Context) object.NetworkHealth
 }
 
 // Swarm is the node's membership. Its errors carry the texts of Swarm.

@@ -67,6 +67,7 @@ func (a *API) Routes() []admin.Route {
 		a.imageRoutes(),
 		a.volumeRoutes(),
 		a.networkRoutes(),
+		a.checkRoutes(),
 		a.usageRoutes(),
 	)
 }

@@ -209,6 +209,14 @@ func (localNetworks) List(context.Context) ([]network.Inspect, error) {
 	return all, nil
 }
 
+func (localNetworks) Check(_ context.Context, id string) (object.NodeCheck, error) {
+	return object.NodeCheck{}, object.Errorf(errdefs.ErrNotFound, "network %s is not on this node", id)
+}
+
+func (localNetworks) Health(context.Context) object.NetworkHealth {
+	return object.NetworkHealth{Balancer: "nft", Repaired: 7}
+}
+
 // taskLogs are logs in memory, by task; a nil log cannot be read.
 type taskLogs struct {
 	mu   sync.Mutex

@@ -210,6 +210,12 @@ func (networkStore) List(context.Context) ([]network.Inspect, error) {
 	}, nil
 }
 
+func (networkStore) Check(_ context.Context, id string) (object.NodeCheck, error) {
+	return object.NodeCheck{}, object.Errorf(errdefs.ErrNotFound, "network %s is not on this node", id)
+}
+
+func (networkStore) Health(context.Context) object.NetworkHealth { return object.NetworkHealth{} }
+
 type loneNode struct{ engine.Swarm }
 
 func (loneNode) Info(context.Context) swarm.Info {

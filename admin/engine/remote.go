@@ -260,10 +260,15 @@ func (a *API) request(r *http.Request, p place, body io.Reader) (*http.Request, 
 	if t := r.Header.Get("Content-Type"); t != "" {
 		req.Header.Set("Content-Type", t)
 	}
-	caller := admin.Caller(r.Context())
-	req.Header.Set(managerHeader, a.Swarm.Info(r.Context()).NodeID)
-	req.Header.Set(callerHeader, strings.Trim(strconv.QuoteToASCII(caller.LogValue().String()+" "+caller.Detail), `" `))
+	a.introduce(r.Context(), req)
 	return req, nil
+}
+
+// introduce tells the other node in whose name it is asked.
+func (a *API) introduce(ctx context.Context, req *http.Request) {
+	caller := admin.Caller(ctx)
+	req.Header.Set(managerHeader, a.Swarm.Info(ctx).NodeID)
+	req.Header.Set(callerHeader, strings.Trim(strconv.QuoteToASCII(caller.LogValue().String()+" "+caller.Detail), `" `))
 }
 
 // newRemote makes a connection for each request: nodes come and go.

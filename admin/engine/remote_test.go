@@ -404,7 +404,7 @@ func TestPeerRoutes_AreTheTableInReview(t *testing.T) {
 	}
 	want := "GET /containers/{id}/json GET /containers/{id}/top GET /containers/{id}/stats " +
 		"POST /containers/{id}/wait POST /containers/{id}/attach POST /containers/{id}/resize POST /containers/{id}/exec " +
-		"POST /exec/{id}/start POST /exec/{id}/resize GET /exec/{id}/json"
+		"POST /exec/{id}/start POST /exec/{id}/resize GET /exec/{id}/json GET /skep/networks/{id}/check"
 	if strings.Join(got, " ") != want {
 		t.Errorf("got %s", strings.Join(got, " "))
 	}

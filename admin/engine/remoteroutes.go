@@ -45,9 +45,11 @@ func enters(pattern string) bool {
 }
 
 // PeerRoutes are what managers may do to the containers of this node's tasks,
-// and to no others. They are for a mux of their own, to which only managers
-// have access.
-func (a *API) PeerRoutes() []admin.Route { return a.reachableRoutes(a.forTasks) }
+// and to no others, and what they ask of its networks. They are for a mux of
+// their own, to which only managers have access.
+func (a *API) PeerRoutes() []admin.Route {
+	return append(a.reachableRoutes(a.forTasks), a.read(checkPattern, a.ownCheck))
+}
 
 // FromManager is the principal of a manager's request by [API.PeerRoutes]. What
 // it says of itself is for the record: that it is a manager is known before.

@@ -119,7 +119,7 @@ func (a *API) inspectService(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	shown := showService(o)
+	shown := inspectedService{Service: showService(o), Skep: publishedAs(o)}
 	if flag(r, "insertDefaults") {
 		shown.Spec = object.WithDefaults(shown.Spec)
 	}

@@ -36,6 +36,7 @@ type Overlay interface {
 	Namespace(network string) (path string, ok bool)
 	Inspect(ctx context.Context, network string) (overlay.State, error)
 	Stats(id string) (map[string]container.NetworkStats, error)
+	Repaired() uint64
 }
 
 // Mesh is the published ports of the swarm; net/ingress has one.
@@ -43,6 +44,8 @@ type Mesh interface {
 	Set(ctx context.Context, s ingress.MeshState) error
 	Join(ctx context.Context, m ingress.Member) error
 	Check(ctx context.Context) (repaired int, err error)
+	Inspect(ctx context.Context) (faults []string, err error)
+	Conflicts() []ingress.Conflict
 }
 
 // Resolver answers containers' questions for names; net/dns is one.
@@ -65,5 +68,6 @@ type Encryption interface {
 type Balancer interface {
 	Set(ctx context.Context, services []balance.Service) error
 	Check(ctx context.Context) (repaired int, err error)
+	Inspect(ctx context.Context) (differences int, err error)
 	Close() error
 }

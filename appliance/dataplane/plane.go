@@ -7,9 +7,11 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"skep/appliance/wire"
+	"skep/net/balance"
 )
 
 // Config is what a Plane needs. All of it is required unless it says otherwise.
@@ -29,6 +31,12 @@ type Config struct {
 	MTU func(netip.Addr) int
 	// Search are the node's search domains; nil means that it has none.
 	Search func() []string
+	// Mode is the part of the kernel that balances; nil if that is not known.
+	Mode func(context.Context) (balance.Mode, error)
+	// Echo and Ask are how [Plane.Check] asks from a container's namespace:
+	// net/echo's and net/dns's.
+	Echo func(ctx context.Context, path string, sources, targets []netip.Addr) (map[netip.Addr]time.Duration, error)
+	Ask  func(ctx context.Context, path, name string) ([]netip.Addr, error)
 	// Acked is told what the kernel and the names follow now. It must not block.
 	// It may be nil.
 	Acked  func(wire.Programmed)
@@ -63,6 +71,10 @@ type Plane struct {
 	// there is a first plan.
 	adopted map[string]bool // guarded by mu
 	began   time.Time
+	// fault is why the last plan was not followed, nil if it was.
+	fault error // guarded by mu
+	// repaired counts what was mended but for frames.
+	repaired atomic.Uint64
 	// sealed: the kernel may have been told to encrypt. Only Run knows it.
 	sealed bool
 }
@@ -232,6 +244,13 @@ func (p *Plane) begin(ctx context.Context, id string) (func(), error) {
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+// followed notes whether the last plan was.
+func (p *Plane) followed(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fault = err
 }
 
 // member is what is known of a container, nil if it is on no network of the swarm.

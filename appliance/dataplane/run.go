@@ -42,6 +42,7 @@ func (p *Plane) Run(ctx context.Context) error {
 		case <-retry.C:
 		}
 		err := p.apply(ctx)
+		p.followed(err)
 		if err == nil {
 			wait = soonest
 			continue
@@ -107,23 +108,24 @@ func (p *Plane) repair(ctx context.Context) {
 	p.mu.Lock()
 	members := slices.Collect(maps.Values(p.members))
 	p.mu.Unlock()
-	p.repaired(ctx, "mesh", p.cfg.Mesh.Check)
-	p.repaired(ctx, "names", p.cfg.DNS.Check)
+	p.mend(ctx, "mesh", p.cfg.Mesh.Check)
+	p.mend(ctx, "names", p.cfg.DNS.Check)
 	if p.cfg.ESP != nil && p.sealed {
-		p.repaired(ctx, "encryption", p.cfg.ESP.Check)
+		p.mend(ctx, "encryption", p.cfg.ESP.Check)
 	}
 	_ = each(members, func(m *member) error {
-		p.repaired(ctx, "services of "+short(m.endpoint.ID), m.check)
+		p.mend(ctx, "services of "+short(m.endpoint.ID), m.check)
 		return nil
 	})
 }
 
-func (p *Plane) repaired(ctx context.Context, what string, check func(context.Context) (int, error)) {
+func (p *Plane) mend(ctx context.Context, what string, check func(context.Context) (int, error)) {
 	n, err := check(ctx)
 	if ctx.Err() != nil {
 		return
 	}
 	if n > 0 {
+		p.repaired.Add(uint64(n))
 		p.cfg.Logger.WarnContext(ctx, "repaired what others changed", "what", what, "differences", n)
 	}
 	if err != nil {

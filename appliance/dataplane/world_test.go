@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -106,6 +107,12 @@ type world struct {
 	made  map[string]bool // networks
 	// frames are the networks that were set last, with their peers' addresses.
 	frames map[string][]string
+	// What is seen of the kernel and heard from others, see Check.
+	state       overlay.State
+	meshFaults  []string
+	differences int
+	echoes      map[netip.Addr]time.Duration
+	told        map[string][]netip.Addr
 }
 
 // newWorld is node n1 and runs it.
@@ -119,10 +126,24 @@ func newWorld(t *testing.T, found ...object.Endpoint) *world {
 		Balance: func(_ context.Context, path string) (Balancer, error) {
 			return &balancerPart{w, path}, w.note("balancer %s", path)
 		},
+		Mode: func(context.Context) (balance.Mode, error) { return balance.NFT, nil },
+		Echo: func(_ context.Context, path string, sources, targets []netip.Addr) (map[netip.Addr]time.Duration, error) {
+			return w.echoes, w.note("echo from %s %v to %v", path, sources, sorted(targets))
+		},
+		Ask: func(_ context.Context, path, name string) ([]netip.Addr, error) {
+			if addrs, ok := w.told[name]; ok {
+				return addrs, nil
+			}
+			return nil, fmt.Errorf("ask for %s: no such host", name)
+		},
 		Acked:  func(p wire.Programmed) { w.acked = append(w.acked, p.Networks) },
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 	return w
+}
+
+func sorted(list []netip.Addr) []netip.Addr {
+	return slices.SortedFunc(slices.Values(list), netip.Addr.Compare)
 }
 
 // run runs the node until the test ends.
@@ -270,9 +291,12 @@ func (w overlayPart) Namespace(network string) (string, bool) {
 	defer w.mu.Unlock()
 	return "/overlay/" + network, w.made[network]
 }
-func (overlayPart) Inspect(context.Context, string) (overlay.State, error) {
-	return overlay.State{}, nil
+func (w overlayPart) Inspect(context.Context, string) (overlay.State, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.state, nil
 }
+func (overlayPart) Repaired() uint64 { return 2 }
 func (overlayPart) Stats(string) (map[string]container.NetworkStats, error) {
 	return map[string]container.NetworkStats{"eth0": {RxBytes: 2}}, nil
 }
@@ -292,7 +316,15 @@ func (w meshPart) Set(_ context.Context, s ingress.MeshState) error {
 func (w meshPart) Join(_ context.Context, m ingress.Member) error {
 	return w.note("join %s %s %s %v", m.Namespace, m.Interface, m.Address, m.Ports)
 }
-func (meshPart) Check(context.Context) (int, error) { return 0, nil }
+func (meshPart) Check(context.Context) (int, error) { return 3, nil }
+func (w meshPart) Inspect(context.Context) ([]string, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.meshFaults, nil
+}
+func (w meshPart) Conflicts() []ingress.Conflict {
+	return []ingress.Conflict{{Protocol: "tcp", Port: 8080, Service: "web", Reason: "another program has it"}}
+}
 
 type dnsPart struct{ *world }
 
@@ -345,4 +377,9 @@ func (b *balancerPart) Set(_ context.Context, list []balance.Service) error {
 	return b.note("services %s%s", b.path, text)
 }
 func (b *balancerPart) Check(context.Context) (int, error) { return 0, nil }
-func (b *balancerPart) Close() error                       { return b.note("close %s", b.path) }
+func (b *balancerPart) Inspect(context.Context) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.differences, nil
+}
+func (b *balancerPart) Close() error { return b.note("close %s", b.path) }

@@ -54,7 +54,7 @@ func Carried(p network.IPProtocol) bool { return p == "" || p == network.TCP || 
 // source is why the service does not see the addresses of its clients, or of
 // some; unserved is which ports nobody answers on.
 func PublishedAs(labels map[string]string, ports []swarm.PortConfig) (source, unserved string) {
-	published, foreign, late := 0, 0, 0
+	published, foreign, late := 0, 0, false
 	for _, p := range ports {
 		if !InMesh(p) {
 			continue
@@ -64,7 +64,7 @@ func PublishedAs(labels map[string]string, ports []swarm.PortConfig) (source, un
 		case !Carried(p.Protocol):
 			foreign++
 		case published > KeptPorts:
-			late++
+			late = true
 		}
 	}
 	if foreign > 0 {
@@ -74,8 +74,8 @@ func PublishedAs(labels map[string]string, ports []swarm.PortConfig) (source, un
 	case published == foreign:
 	case Source(labels) == SourceSNAT:
 		source = fmt.Sprintf("snat: the label %s says so", LabelSource)
-	case late > 0:
-		source = fmt.Sprintf("snat on %d ports: more than %d are published", late, KeptPorts)
+	case late:
+		source = fmt.Sprintf("snat on all but the first %d published ports", KeptPorts)
 	}
 	return source, unserved
 }

@@ -31,7 +31,7 @@ func TestPublishedAs(t *testing.T) {
 		{nil, ports(40, "tcp", ""), "", ""},
 		{nil, append(ports(5, "tcp", host), ports(40, "udp", mesh)...), "", ""},
 		{snat, ports(1, "tcp", mesh), "snat: the label skep.ingress.source says so", ""},
-		{nil, ports(42, "tcp", mesh), "snat on 2 ports: more than 40 are published", ""},
+		{nil, ports(42, "tcp", mesh), "snat on all but the first 40 published ports", ""},
 		{snat, ports(42, "tcp", mesh), "snat: the label skep.ingress.source says so", ""},
 		{snat, ports(2, "sctp", mesh), "", "2 of 2 published ports: the routing mesh carries tcp and udp"},
 		{nil, append(ports(40, "tcp", mesh), ports(1, "sctp", mesh)...), "", "1 of 41 published ports: the routing mesh carries tcp and udp"},
