@@ -104,7 +104,7 @@ type Endpoint struct {
 	Ports []MeshPort `cbor:"9,keyasint,omitempty"`
 }
 
-// Host is a node. Its key is ID. A node is told of all of them.
+// Host is a node. Its key is ID. A node that is on a network is told of all of them.
 type Host struct {
 	ID string `cbor:"1,keyasint,omitempty"`
 	// Address is where its traffic between containers goes.

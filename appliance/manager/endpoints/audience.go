@@ -2,6 +2,7 @@ package endpoints
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -56,26 +57,27 @@ func (a *Audience) hold(stops []Stop, now time.Time, first bool) {
 	slices.SortFunc(stops, func(x, y Stop) int { return strings.Compare(x.Task, y.Task) })
 	waves := map[string][]Stop{}
 	for _, s := range stops {
-		by := strings.Join(s.Networks, " ")
+		by := fmt.Sprintf("%020d %s", s.Drained, strings.Join(s.Networks, " "))
 		waves[by] = append(waves[by], s)
 	}
 	for _, by := range slices.Sorted(maps.Keys(waves)) {
 		stops := waves[by]
 		if first {
-			a.drains.begin(a.board.version, now, stops, a.board.interested(stops[0].Networks))
+			a.drains.begin(stops[0].Drained, now, stops, a.board.interested(stops[0].Networks))
 			continue
 		}
 		a.holdTold(stops, now)
 	}
 }
 
-// holdTold has stops on the same networks wait for the nodes that were told of
-// them. A node that is behind may have been told of some only.
+// holdTold has stops that drain on the same networks since the same version wait
+// for the nodes that were told of them. A node that is behind may have been told
+// of some only.
 func (a *Audience) holdTold(stops []Stop, now time.Time) {
 	var all, behind []string // of which some of the tasks are news to the latter
 	newest := slices.MaxFunc(stops, func(x, y Stop) int { return cmp.Compare(x.Active, y.Active) }).Active
 	for node, c := range a.cursors {
-		if !slices.ContainsFunc(stops[0].Networks, func(id string) bool { return c.knows(a.board, id) }) {
+		if c.acked >= stops[0].Drained || !slices.ContainsFunc(stops[0].Networks, func(id string) bool { return c.knows(a.board, id) }) {
 			continue
 		}
 		if c.version < newest {
@@ -85,7 +87,7 @@ func (a *Audience) holdTold(stops []Stop, now time.Time) {
 		}
 	}
 	if len(behind) == 0 {
-		a.drains.begin(a.board.version, now, stops, all)
+		a.drains.begin(stops[0].Drained, now, stops, all)
 		return
 	}
 	for _, s := range stops {
@@ -95,7 +97,7 @@ func (a *Audience) holdTold(stops []Stop, now time.Time) {
 				nodes = append(nodes, node)
 			}
 		}
-		a.drains.begin(a.board.version, now, []Stop{s}, nodes)
+		a.drains.begin(s.Drained, now, []Stop{s}, nodes)
 	}
 }
 

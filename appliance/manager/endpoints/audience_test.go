@@ -184,6 +184,27 @@ func TestAudience_DoesNotWaitFor(t *testing.T) {
 	}
 }
 
+// A task whose node was down when it was to stop, and came back, is not stopped
+// before those who led there know.
+func TestAudience_HoldsTheStopOnANodeThatComesBack(t *testing.T) {
+	h := newHall(t)
+	h.follow()
+	h.join("n2", "n3")
+	h.told("n2", "n3")
+	h.put(node("n1", swarm.NodeStateDown))
+	h.follow()
+	h.told("n2", "n3")
+	h.programmed("n2")
+	h.desire("t1", stop)
+	h.follow()
+	h.put(node("n1", swarm.NodeStateReady))
+	h.follow()
+	h.join("n1")
+	h.held(true, "t1")
+	h.told("n3")
+	h.want("after the last who was told", h.programmed("n3"), "t1@n1")
+}
+
 // Tasks that nobody leads connections to stop at once.
 func TestAudience_HoldsNothingThatNobodyWasToldOf(t *testing.T) {
 	h := newHall(t)

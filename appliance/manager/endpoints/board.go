@@ -2,8 +2,8 @@
 // which hosts, networks, services and endpoints there are, and in which state.
 //
 // A [Board] derives it from the store, at a cost in proportion to what changed,
-// and encodes each fact once. A node is told all hosts, and what is on the
-// networks of its own tasks and guests and on the routing mesh. An [Audience] is
+// and encodes each fact once. A node is told what is on the networks of its own
+// tasks and guests and on the routing mesh, and all hosts once there are any. An [Audience] is
 // who is told: it knows how far each node is, and which stops of tasks have to wait
 // until the nodes have ceased to lead connections there.
 //
@@ -77,7 +77,10 @@ type member struct {
 	node, service string
 	networks      []string
 	state         wire.EndpointState
-	active        uint64 // the version at which it became active; 0 if it is not
+	// active and drained are the versions at which it became active and began to
+	// drain; 0 if it was not, or does not.
+	active, drained uint64
+	stopping        bool // it is a task that runs and is to stop
 }
 
 // News is what following came to.
@@ -85,7 +88,7 @@ type News struct {
 	// All nodes, or Nodes, are to be told something.
 	All   bool
 	Nodes map[string]bool
-	// Stops are the running tasks that began to drain because they are to stop.
+	// Stops are the tasks that were active, run, and now are to stop.
 	Stops []Stop
 	// Refused says what is not told because no node would understand it.
 	Refused []error
@@ -98,6 +101,8 @@ type Stop struct {
 	// Active is the version at which nodes began to be told that connections may be
 	// led to the task; 0 if that is not known.
 	Active uint64
+	// Drained is the version at which they began to be told that it drains.
+	Drained uint64
 }
 
 // NewBoard is a board of nothing.
@@ -139,7 +144,11 @@ func (b *Board) Follow(ch store.Changes) News {
 			r.network(k.ID)
 		case object.KindNode:
 			r.node(k.ID)
-		case object.KindTask, object.KindGuest:
+		case object.KindTask:
+			if t, ok := b.snap.Tasks.Get(k.ID); ok && len(t.Networks) > 0 || b.members[k] != nil {
+				r.dirtyMembers[k] = true
+			}
+		case object.KindGuest:
 			r.dirtyMembers[k] = true
 		case object.KindService:
 			r.dirtyServices[k.ID] = true

@@ -1,6 +1,9 @@
 package endpoints
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Patience is how long a stop waits for nodes to cease to lead connections to
 // its task: no longer, for a node may be unable to.
@@ -27,8 +30,7 @@ func newDrains() drains {
 	return drains{held: map[string]*wave{}, behind: map[string][]*wave{}}
 }
 
-// begin holds stops until the nodes have programmed a version; versions and
-// times never go back.
+// begin holds stops until the nodes have programmed a version; times never go back.
 func (d *drains) begin(version uint64, now time.Time, stops []Stop, nodes []string) {
 	if len(nodes) == 0 {
 		return
@@ -38,7 +40,11 @@ func (d *drains) begin(version uint64, now time.Time, stops []Stop, nodes []stri
 		d.held[s.Task] = w
 	}
 	for _, n := range nodes {
-		d.behind[n] = append(d.behind[n], w)
+		waves := d.behind[n]
+		i := len(waves)
+		for ; i > 0 && waves[i-1].version > version; i-- {
+		}
+		d.behind[n] = slices.Insert(waves, i, w)
 	}
 	d.waves = append(d.waves, w)
 }

@@ -168,14 +168,12 @@ func (r *round) tell(network string, k factKey, item *wire.NetworkItem) bool {
 // member takes in one task or guest.
 func (r *round) member(k store.Key) {
 	var want []wire.Endpoint
-	var stop *object.Task // if the task runs and is to stop
+	stopping := false
 	switch k.Kind {
 	case object.KindTask:
 		if t, ok := r.snap.Tasks.Get(k.ID); ok {
 			want = taskEndpoints(r.snap, t)
-			if stops(t) && t.Status.State == swarm.TaskStateRunning && !down(r.snap, t.NodeID) {
-				stop = t
-			}
+			stopping = stops(t) && t.Status.State == swarm.TaskStateRunning
 		}
 	default:
 		if g, ok := r.snap.Guests.Get(k.ID); ok {
@@ -194,16 +192,31 @@ func (r *round) member(k store.Key) {
 	}
 	r.count(now, +1) // first, so that what stays is never counted as gone
 	r.count(was, -1)
-	if now.state == wire.EndpointActive {
-		now.active = r.version
-		if was.state == wire.EndpointActive {
-			now.active = was.active
-		}
-	}
+	now.since(was, r.version)
+	now.stopping = stopping
 	if r.members[k] = now; len(now.networks) == 0 {
 		delete(r.members, k)
-	} else if stop != nil && (r.first || was.state == wire.EndpointActive) {
-		r.news.Stops = append(r.news.Stops, Stop{Task: stop.ID, Node: stop.NodeID, Networks: now.networks, Active: was.active})
+	} else if stopping && (r.first || !was.stopping && was.active > 0) {
+		r.news.Stops = append(r.news.Stops, Stop{Task: k.ID, Node: now.node, Networks: now.networks, Active: now.active, Drained: now.drained})
+	}
+}
+
+// since fills in from when a member is as it is, which was another before. What
+// was active may be led to until it is known that it drains.
+func (m *member) since(was *member, version uint64) {
+	switch {
+	case m.state == wire.EndpointPrepared:
+		return
+	case was.active > 0:
+		m.active = was.active
+	case m.state == wire.EndpointActive:
+		m.active = version
+	}
+	if m.state == wire.EndpointDraining {
+		m.drained = version
+		if was.state == wire.EndpointDraining {
+			m.drained = was.drained
+		}
 	}
 }
 

@@ -11,6 +11,9 @@ import (
 type Cursor struct {
 	begun          bool
 	version, acked uint64
+	// hosts: the node was told of them. One that is on no network has no use for
+	// them, and they are many.
+	hosts bool
 	// networks are those that the node was told of, as they were born.
 	networks map[string]uint64
 }
@@ -27,12 +30,19 @@ func (c *Cursor) knows(b *Board, network string) bool {
 // everything.
 func (b *Board) Since(node string, c *Cursor) []*wire.Networks {
 	want := b.wanted(node)
+	if c.begun && len(want)+len(c.networks) == 0 && !c.hosts {
+		c.version = b.version // as for most nodes of a swarm without networks
+		return nil
+	}
 	set := &wire.Networks{Complete: !c.begun || b.forgot(c, want), Version: b.version}
 	if set.Complete {
 		*c = Cursor{begun: true, acked: c.acked}
-		set.Items = b.hosts.appendAll(set.Items)
-	} else {
+	}
+	switch {
+	case c.hosts:
 		set.Items = slices.AppendSeq(set.Items, b.hosts.since(c.version))
+	case len(want) > 0:
+		set.Items, c.hosts = b.hosts.appendAll(set.Items), true
 	}
 	for id := range c.networks {
 		if _, still := want[id]; !still || !c.knows(b, id) {
@@ -60,7 +70,10 @@ func (b *Board) Since(node string, c *Cursor) []*wire.Networks {
 
 // wanted are the networks that a node is to be told of.
 func (b *Board) wanted(node string) map[string]*overlay {
-	want := make(map[string]*overlay, len(b.on[node])+1)
+	if len(b.on[node])+len(b.ingress) == 0 {
+		return nil
+	}
+	want := make(map[string]*overlay, len(b.on[node])+len(b.ingress))
 	add := func(id string) {
 		if o := b.networks[id]; o != nil && o.known {
 			want[id] = o
@@ -77,7 +90,7 @@ func (b *Board) wanted(node string) map[string]*overlay {
 
 // forgot tells whether something was forgotten that the cursor has not passed.
 func (b *Board) forgot(c *Cursor, want map[string]*overlay) bool {
-	if c.version < b.hosts.base {
+	if c.hosts && c.version < b.hosts.base {
 		return true
 	}
 	for id, o := range want {

@@ -134,8 +134,11 @@ func (f *follower) hear(tb testing.TB, b *endpoints.Board) *wire.NetworkView {
 	return f.now
 }
 
-// text is a view in few words.
+// text is a view in few words. Who is on no network does not care who else is there.
 func text(v *wire.NetworkView) string {
+	if len(v.Networks) == 0 {
+		return "no networks\n"
+	}
 	var out []string
 	for _, id := range slices.Sorted(maps.Keys(v.Hosts)) {
 		h := v.Hosts[id]
