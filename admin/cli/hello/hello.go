@@ -48,8 +48,9 @@ type ExitError struct{ Code int }
 
 func (e *ExitError) Error() string { return "asked to exit with code " + strconv.Itoa(e.Code) }
 
-// Run serves until ctx ends, and then until open requests are answered. If a
-// request ends it, the error is an [ExitError].
+// Run serves until ctx ends, and then until open requests are answered and those
+// who keep connections open have been told. If a request ends it, the error is an
+// [ExitError].
 func Run(ctx context.Context, c Config) error {
 	tcp, udp, err := listen(ctx, c.Listen)
 	if err != nil {
@@ -65,8 +66,9 @@ func Run(ctx context.Context, c Config) error {
 	}
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	h := &server{host: host, out: c.Out, end: end}
-	web := &http.Server{Handler: h.routes(), ReadHeaderTimeout: 10 * time.Second}
+	h := &server{host: host, out: c.Out, ending: ctx.Done(), end: end}
+	open := newVisitors()
+	web := &http.Server{Handler: h.routes(), ReadHeaderTimeout: 10 * time.Second, ConnState: open.count}
 	split := newSplitter(tcp)
 
 	g := new(errgroup.Group)
@@ -75,6 +77,7 @@ func Run(ctx context.Context, c Config) error {
 	g.Go(func() error { return failed(echoPackets(udp), end) })
 	g.Go(func() error {
 		<-ctx.Done()
+		open.wait()
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 		defer cancel()
 		err := web.Shutdown(last) // closes split, and tcp with it
@@ -137,9 +140,10 @@ func echoPackets(c net.PacketConn) error {
 }
 
 type server struct {
-	host string
-	out  io.Writer
-	end  context.CancelCauseFunc
+	host   string
+	out    io.Writer
+	ending <-chan struct{} // closed when the end was asked for
+	end    context.CancelCauseFunc
 }
 
 func (s *server) routes() http.Handler {
@@ -150,6 +154,11 @@ func (s *server) routes() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// Written at once, so that lines of several requests do not mix.
 		_, _ = io.WriteString(s.out, r.Method+" "+r.URL.Path+" from "+r.RemoteAddr+"\n")
+		select {
+		case <-s.ending:
+			w.Header().Set("Connection", "close")
+		default:
+		}
 		mux.ServeHTTP(w, r)
 	})
 }
@@ -192,6 +201,7 @@ func (s *server) exit(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "want ?code=N, from 0 to 255", http.StatusBadRequest)
 		return
 	}
+	w.Header().Set("Connection", "close")
 	s.page(w, r)
 	s.end(&ExitError{Code: int(code)})
 }

@@ -165,6 +165,38 @@ func TestRun_EndsWhenAskedAndAnswersFirst(t *testing.T) {
 	}
 }
 
+// A request that is on its way while the end is asked for, on a connection that
+// is kept alive, is answered too.
+func TestRun_TellsThoseWhoKeepConnectionsOpen(t *testing.T) {
+	r := start(t)
+	web := &http.Transport{}
+	defer web.CloseIdleConnections()
+	ask := func() *http.Response {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+r.addr+"/", strings.NewReader("not asked twice"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := web.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.Copy(io.Discard, res.Body)
+		_ = res.Body.Close()
+		return res
+	}
+	if ask().Close {
+		t.Error("the connection is not kept alive")
+	}
+	r.stop()
+	if res := ask(); res.StatusCode != http.StatusOK || !res.Close {
+		t.Errorf("got %s, closed %v", res.Status, res.Close)
+	}
+	if err := <-r.done; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestRun_RefusesAPortInUse(t *testing.T) {
 	r := start(t)
 	if err := hello.Run(t.Context(), hello.Config{Listen: r.addr, Out: io.Discard}); err == nil || !strings.Contains(err.Error(), r.addr) {
