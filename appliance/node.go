@@ -251,7 +251,6 @@ func (n *node) openContainers(ctx context.Context) (err error) {
 	n.tasks = &tasks.Executor{
 		Containers: n.containers,
 		Images:     n.images,
-		Networks:   n.network.plane,
 		Logs:       n.containers,
 		Description: func(context.Context) (swarm.NodeDescription, error) {
 			return n.host.describe(n.membership.TLSInfo()), nil

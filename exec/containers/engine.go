@@ -36,6 +36,9 @@ type Networks interface {
 	// while for networks of the swarm that the node does not know yet.
 	Connect(ctx context.Context, e object.Endpoint) (object.Attachment, error)
 	Disconnect(ctx context.Context, id string) error
+	// Withdraw leads no new connection from this node to a container of its own;
+	// those that it has go on.
+	Withdraw(ctx context.Context, id string) error
 	// Retain forgets all endpoints but these.
 	Retain(ctx context.Context, ids []string) error
 	Attachment(id string) (object.Attachment, bool)

@@ -371,6 +371,32 @@ func TestOverlays_OfATask(t *testing.T) {
 	}
 }
 
+func TestStop_LeadsNothingMoreToTheContainerFirst(t *testing.T) {
+	w := newWorld(t)
+	e := w.engine(t)
+	task, err := e.CreateWith(t.Context(), "", request("term", "3"), containers.Extra{Overlays: []object.Overlay{{Network: "n1", Task: "x"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := create(t, e, request("term", "3"))
+	for _, id := range []string{task.ID, plain} {
+		start(t, e, id)
+		if err := e.Stop(t.Context(), id, "KILL", nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	finished, err := time.Parse(time.RFC3339Nano, inspect(t, e, task.ID).State.FinishedAt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if at, ok := w.nets.withdrawn[task.ID]; !ok || finished.Sub(at) < 100*time.Millisecond {
+		t.Errorf("withdrawn at %v, ended at %v", at, finished)
+	}
+	if _, ok := w.nets.withdrawn[plain]; ok {
+		t.Error("a container on no network of the swarm was withdrawn")
+	}
+}
+
 func TestOverlays_ATemporaryErrorOfATaskIsTheAgentsAffair(t *testing.T) {
 	w := newWorld(t)
 	e := w.engine(t)

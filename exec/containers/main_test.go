@@ -336,9 +336,10 @@ func eventually(tb testing.TB, what string, ok func() bool) {
 type networks struct {
 	dir string
 	// refuse is why an endpoint cannot be connected; nil means that all can.
-	refuse func(object.Endpoint) error
-	mu     sync.Mutex
-	all    map[string]object.Attachment
+	refuse    func(object.Endpoint) error
+	mu        sync.Mutex
+	all       map[string]object.Attachment
+	withdrawn map[string]time.Time
 }
 
 func (n *networks) Connect(_ context.Context, e object.Endpoint) (object.Attachment, error) {
@@ -391,6 +392,17 @@ func (n *networks) Disconnect(_ context.Context, id string) error {
 	path := filepath.Join(n.dir, id)
 	_ = unix.Unmount(path, unix.MNT_DETACH)
 	return os.RemoveAll(path)
+}
+
+// Withdraw notes when it was asked for.
+func (n *networks) Withdraw(_ context.Context, id string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.withdrawn == nil {
+		n.withdrawn = map[string]time.Time{}
+	}
+	n.withdrawn[id] = time.Now()
+	return errors.New("not any more")
 }
 
 func (n *networks) Retain(ctx context.Context, ids []string) error {

@@ -53,6 +53,7 @@ func (e *Engine) stop(ctx context.Context, c *instance, sig string, timeout *tim
 		e.halt(ctx, c)
 		return nil
 	}
+	e.drain(ctx, c)
 	if err = e.signal(c, s); err != nil {
 		return err
 	}

@@ -210,8 +210,8 @@ func (c *Controller) Wait(ctx context.Context) error {
 	}
 }
 
-// Shutdown drains the container of connections and stops it: its stop signal,
-// then, after its grace period, a kill.
+// Shutdown stops the container: its stop signal, then, after its grace period, a
+// kill.
 func (c *Controller) Shutdown(ctx context.Context) error {
 	in, err := c.x.Containers.Inspect(ctx, c.name, false)
 	if errdefs.IsNotFound(err) {
@@ -222,9 +222,6 @@ func (c *Controller) Shutdown(ctx context.Context) error {
 	}
 	if in.State == nil || !in.State.Running {
 		return nil
-	}
-	if err = c.drain(ctx, in.ID); err != nil {
-		return err
 	}
 	grace := c.grace()
 	err = c.x.Containers.Stop(ctx, c.name, "", &grace)

@@ -5,16 +5,12 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/swarm"
-
-	"skep/store/object"
 )
 
 // box is a container that runs in this process, as far as sockets tell.
@@ -22,27 +18,11 @@ type box struct {
 	Containers
 	state  container.State
 	config container.Config
-	calls  []string
-	at     []time.Time
 }
 
 func (b *box) Inspect(context.Context, string, bool) (container.InspectResponse, error) {
 	state := b.state
 	return container.InspectResponse{ID: "box", State: &state, Config: &b.config}, nil
-}
-
-func (b *box) note(call string) {
-	b.calls, b.at = append(b.calls, call), append(b.at, time.Now())
-}
-
-func (b *box) Stop(context.Context, string, string, *time.Duration) error {
-	b.note("stop")
-	return nil
-}
-
-func (b *box) Withdraw(_ context.Context, id string) error {
-	b.note("withdraw " + id)
-	return object.Errorf(errdefs.ErrNotFound, "endpoint %s not found", id)
 }
 
 // controller is that of a task that publishes a port in the routing mesh.
@@ -51,7 +31,7 @@ func controller(t *testing.T, b *box, port uint32) *Controller {
 	b.state.Running, b.state.Status, b.state.Pid = true, container.StateRunning, os.Getpid()
 	a := assignment()
 	a.Task.Ports = []swarm.PortConfig{{Protocol: "tcp", TargetPort: port, PublishedPort: 8080, PublishMode: swarm.PortConfigPublishModeIngress}}
-	x := &Executor{Containers: b, Networks: b, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	x := &Executor{Containers: b, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))}
 	c, err := x.Controller(a)
 	if err != nil {
 		t.Fatal(err)
@@ -107,29 +87,4 @@ func TestStart_DoesNotWaitForATaskThatEnded(t *testing.T) {
 			t.Error(err)
 		}
 	})
-}
-
-func TestShutdown_LeadsNothingMoreToTheContainerFirst(t *testing.T) {
-	for _, tt := range []struct {
-		name     string
-		networks int
-		want     []string
-	}{
-		{"in the mesh", 2, []string{"withdraw box", "stop"}},
-		{"on no network of the swarm", 0, []string{"stop"}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				b := &box{}
-				c := controller(t, b, 80)
-				c.a.Task.Networks = c.a.Task.Networks[:tt.networks]
-				if err := c.Shutdown(t.Context()); err != nil || !slices.Equal(b.calls, tt.want) {
-					t.Errorf("got %v, %v; want %v", b.calls, err, tt.want)
-				}
-				if n := len(b.at); n > 1 && b.at[n-1].Sub(b.at[0]) != drainDelay {
-					t.Errorf("stopped %v after the last connection", b.at[n-1].Sub(b.at[0]))
-				}
-			})
-		})
-	}
 }

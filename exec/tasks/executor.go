@@ -23,7 +23,6 @@ const startPoll = 50 * time.Millisecond
 type Executor struct {
 	Containers  Containers
 	Images      Images
-	Networks    Networks
 	Logs        Logs
 	Description func(ctx context.Context) (swarm.NodeDescription, error)
 	Logger      *slog.Logger
