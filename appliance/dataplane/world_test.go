@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -210,6 +211,12 @@ func (w *world) lines() []string {
 	list := w.log
 	w.log = nil
 	return list
+}
+
+// linesOf are those about one container, whatever the node as a whole does beside.
+func (w *world) linesOf(id string) []string {
+	about := regexp.MustCompile(`^[a-z]+ (/ns/)?` + id + `( |$)`)
+	return slices.DeleteFunc(w.lines(), func(line string) bool { return !about.MatchString(line) })
 }
 
 type attachPart struct{ *world }
