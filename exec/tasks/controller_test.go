@@ -73,6 +73,11 @@ func TestStart_WaitsUntilTheTaskListens(t *testing.T) {
 				if err := c.Start(t.Context()); err != nil || time.Since(began) != tt.want {
 					t.Errorf("after %v: %v; want %v", time.Since(began), err, tt.want)
 				}
+				c.a.Task.Ports[0].PublishMode = swarm.PortConfigPublishModeHost
+				began = time.Now()
+				if err := c.Start(t.Context()); err != nil || time.Since(began) != tt.want {
+					t.Errorf("on its node's port, after %v: %v; want %v", time.Since(began), err, tt.want)
+				}
 			})
 		})
 	}

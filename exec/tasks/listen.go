@@ -23,23 +23,22 @@ const (
 	listenLast  = 250 * time.Millisecond
 )
 
-// meshPatience is how long a task without a health check stays starting because
-// it does not listen on all of the ports that the routing mesh leads to. Then
-// it is running all the same, and connections are led to it: an update must not
-// hang because one of several ports is opened late, or never.
-const meshPatience = 10 * time.Second
+// portPatience is how long a task without a health check stays starting because
+// it does not listen on all of the ports that it publishes. Then it is running
+// all the same, and connections are led to it: an update must not hang because
+// one of several ports is opened late, or never.
+const portPatience = 10 * time.Second
 
 var errPatience = errors.New("does not listen yet")
 
-// awaitListen returns when the container listens on all of its ports in the
-// routing mesh, when it has ended, or when patience is at its end.
+// awaitListen returns when the container listens on all of the ports that it
+// publishes, when it has ended, or when patience is at its end.
 func (c *Controller) awaitListen(ctx context.Context) error {
-	_, overlays := places(c.a)
-	ports := meshPorts(overlays)
+	ports := served(c.a)
 	if len(ports) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, meshPatience, errPatience)
+	ctx, cancel := context.WithTimeoutCause(ctx, portPatience, errPatience)
 	defer cancel()
 	for wait := listenFirst; ; wait = min(wait*3/2, listenLast) {
 		in, err := c.x.Containers.Inspect(ctx, c.name, false)
@@ -60,7 +59,7 @@ func (c *Controller) awaitListen(ctx context.Context) error {
 			if err := context.Cause(ctx); !errors.Is(err, errPatience) {
 				return err
 			}
-			c.logger.WarnContext(ctx, "does not listen on its published ports", "container", c.name, "waited", meshPatience)
+			c.logger.WarnContext(ctx, "does not listen on its published ports", "container", c.name, "waited", portPatience)
 			return nil
 		}
 	}

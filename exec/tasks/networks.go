@@ -40,14 +40,14 @@ func places(a *object.Assignment) (ports []object.Port, overlays []object.Overla
 	return ports, overlays
 }
 
-// meshPorts are those that the routing mesh leads to.
-func meshPorts(overlays []object.Overlay) []object.Port {
-	for _, o := range overlays {
-		if o.Ingress {
-			return o.Ports
-		}
+// served are the ports that others reach the task at: its node's and the
+// routing mesh's. What the node's own network serves is not the task's alone.
+func served(a *object.Assignment) []object.Port {
+	if networkMode(a) != network.NetworkBridge {
+		return nil
 	}
-	return nil
+	host, mesh := split(a)
+	return slices.Concat(host, mesh)
 }
 
 // asksFor reports whether the service is on a network because it says so. The
