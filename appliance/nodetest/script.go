@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -62,7 +61,7 @@ func runScripts(t *testing.T, dir, binary, docker string, setup func(*testscript
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("DOCKER_CONFIG", filepath.Join(e.WorkDir, ".docker"))
 			e.Setenv("PATH", strings.Join([]string{filepath.Dir(binary), filepath.Dir(docker), os.Getenv("PATH")}, ":"))
-			s := &stage{tb: e.T().(testing.TB)}
+			s := &stage{tb: e.T().(testing.TB), askers: map[string]*asker{}}
 			e.Values[stageKey{}] = s
 			return setup(e, s)
 		},
@@ -72,9 +71,10 @@ func runScripts(t *testing.T, dir, binary, docker string, setup func(*testscript
 
 // stage is what a script plays on.
 type stage struct {
-	tb    testing.TB
-	swarm *Swarm // in a script of several nodes
-	node  *Node  // what commands are about
+	tb     testing.TB
+	swarm  *Swarm // in a script of several nodes
+	node   *Node  // what commands are about
+	askers map[string]*asker
 }
 
 type stageKey struct{}
@@ -103,6 +103,11 @@ type command = func(ts *testscript.TestScript, neg bool, args []string)
 //	within COMMAND…               run it in the node's network namespace
 //	get URL                       print what a GET from the node's namespace answers
 //	get -in CONTAINER URL         from that container's
+//	sees [-in CONTAINER] URL…     skep/hello answers each, and is asked from the very
+//	                              address and port that the asker has
+//	asking NAME [-in CONTAINER] URL   begin to GET, again and again, until
+//	asked NAME [LOST [GAP]]       prints how it went; no more than LOST answers were
+//	                              missing, and none for longer than GAP
 //	udp ADDRESS TEXT              print what answers a packet from the node's namespace
 //	setid NAME COMMAND…           set an environment variable to what it prints
 //	busybox                       load the image busybox:latest
@@ -128,6 +133,9 @@ func commands() map[string]command {
 		"within": cmdWithin,
 		"until":  cmdUntil,
 		"get":    cmdGet,
+		"sees":   cmdSees,
+		"asking": cmdAsking,
+		"asked":  cmdAsked,
 		"udp":    cmdUDP,
 		"setid":  cmdSet,
 		"busybox": func(ts *testscript.TestScript, _ bool, _ []string) {
@@ -293,9 +301,12 @@ func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	var out, errs string
 	for end := time.Now().Add(Patience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
-		if args[0] == "get" {
+		switch args[0] {
+		case "get":
 			out, err = get(ts, args[1:])
-		} else {
+		case "udp":
+			out, err = udp(ts, args[1:])
+		default:
 			out, errs, err = output(ts, args)
 		}
 		if fails && errs == "" && err != nil {
@@ -311,28 +322,20 @@ func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Fatalf("%s does not print %s: %v\n%s%s", strings.Join(args, " "), pattern, err, out, errs)
 }
 
-func get(ts *testscript.TestScript, args []string) (string, error) {
-	client := node(ts).Client()
-	if len(args) == 3 && args[0] == "-in" {
-		client, args = node(ts).Container(args[1]), args[2:]
+// asks takes -in CONTAINER off the arguments, and is an HTTP client there.
+func asks(ts *testscript.TestScript, args []string) (*http.Client, []string) {
+	if len(args) > 2 && args[0] == "-in" {
+		return node(ts).Container(args[1]), args[2:]
 	}
+	return node(ts).Client(), args
+}
+
+func get(ts *testscript.TestScript, args []string) (string, error) {
+	client, args := asks(ts, args)
 	if len(args) != 1 {
 		ts.Fatalf("usage: get [-in CONTAINER] URL")
 	}
-	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, args[0], nil)
-	if err != nil {
-		return "", err
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s", resp.Status)
-	}
-	return string(body), err
+	return fetch(context.Background(), client, args[0])
 }
 
 func cmdGet(ts *testscript.TestScript, neg bool, args []string) {
@@ -346,13 +349,14 @@ func cmdGet(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-func cmdUDP(ts *testscript.TestScript, _ bool, args []string) {
+// udp is what answers a packet.
+func udp(ts *testscript.TestScript, args []string) (string, error) {
 	if len(args) != 2 {
 		ts.Fatalf("usage: udp ADDRESS TEXT")
 	}
 	answer := make([]byte, 2048)
 	var n int
-	ts.Check(node(ts).Do(func() error {
+	err := node(ts).Do(func() error {
 		c, err := net.Dial("udp", args[0])
 		if err != nil {
 			return err
@@ -366,8 +370,14 @@ func cmdUDP(ts *testscript.TestScript, _ bool, args []string) {
 		}
 		n, err = c.Read(answer)
 		return err
-	}))
-	fmt.Fprintf(ts.Stdout(), "%s\n", answer[:n])
+	})
+	return string(answer[:n]) + "\n", err
+}
+
+func cmdUDP(ts *testscript.TestScript, _ bool, args []string) {
+	answer, err := udp(ts, args)
+	ts.Check(err)
+	fmt.Fprint(ts.Stdout(), answer)
 }
 
 func cmdSet(ts *testscript.TestScript, _ bool, args []string) {

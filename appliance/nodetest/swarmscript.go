@@ -17,8 +17,10 @@ import (
 //
 //	swarm NAME…            a swarm of these, made by node files alone and complete
 //	machine NAME…          nodes that are started and wait for swarm init or join
+//	client NAME…           machines at the switch that are no nodes
 //	joiner NAME FROM       a machine whose node file joins FROM's swarm; not started
 //	on NAME COMMAND…       any word, at that node
+//	each NAME,… COMMAND…   the same at each of these
 //	boot NAME…             power for the machine, and its node started
 //	poweroff NAME…         the machine's power is cut: node and containers end at once
 //	freeze|thaw NAME…      all of the machine's processes stop, go on
@@ -47,6 +49,11 @@ func swarmCommands(words map[string]command) map[string]command {
 		"machine": func(ts *testscript.TestScript, _ bool, args []string) {
 			for _, name := range args {
 				onStage(ts).swarm.Add(failing(ts), name, "").Start(failing(ts))
+			}
+		},
+		"client": func(ts *testscript.TestScript, _ bool, args []string) {
+			for _, name := range args {
+				onStage(ts).swarm.Add(failing(ts), name, "")
 			}
 		},
 		"joiner": func(ts *testscript.TestScript, _ bool, args []string) {
@@ -107,6 +114,11 @@ func swarmCommands(words map[string]command) map[string]command {
 	cmds["on"] = func(ts *testscript.TestScript, neg bool, args []string) {
 		defer on(ts, args[0])()
 		word(ts, args[1])(ts, neg, args[2:])
+	}
+	cmds["each"] = func(ts *testscript.TestScript, neg bool, args []string) {
+		for name := range strings.SplitSeq(args[0], ",") {
+			cmds["on"](ts, neg, append([]string{name}, args[1:]...))
+		}
 	}
 	cmds["takes"] = func(ts *testscript.TestScript, neg bool, args []string) {
 		limit, err := time.ParseDuration(args[0])
