@@ -32,6 +32,7 @@ import (
 //	                       VAR to its name and OTHER to that of another manager
 //	copydata FROM TO       TO gets a copy of FROM's data directory, while neither runs
 //	takes MAX COMMAND…     it takes no longer
+//	forget NETWORK ADDR    the node's kernel forgets what leads to an address of a network
 //	file NAME PATH         copies a file of a node to the script's directory
 func swarmCommands(words map[string]command) map[string]command {
 	each := func(f func(n *Node, t tb)) command {
@@ -95,6 +96,11 @@ func swarmCommands(words map[string]command) map[string]command {
 			if err != nil {
 				ts.Fatalf("%v %s", err, out)
 			}
+		},
+		"forget": func(ts *testscript.TestScript, _ bool, args []string) {
+			addr, err := netip.ParseAddr(args[1])
+			ts.Check(err)
+			ts.Check(node(ts).Forget(args[0], addr))
 		},
 		"file": func(ts *testscript.TestScript, _ bool, args []string) {
 			data, err := os.ReadFile(node(ts).Path(args[0]))
