@@ -189,7 +189,6 @@ func (t *term) gone(s *session) {
 	}
 	delete(t.sessions, s.node)
 	delete(t.clocks, s.node)
-	t.lose(s.node)
 	t.reports = append(t.reports, report{node: s.node, state: swarm.NodeStateDown, message: msgGone})
 	signal(t.wakeup)
 }
@@ -197,7 +196,6 @@ func (t *term) gone(s *session) {
 // giveUp reports a node as down and ends its session. The caller holds mu.
 func (t *term) giveUp(node string) {
 	delete(t.clocks, node)
-	t.lose(node)
 	if s := t.sessions[node]; s != nil {
 		delete(t.sessions, node)
 		s.poke(func(o *outbox) { o.refuse = fmt.Errorf("node %s: %s", node, msgMissed) })

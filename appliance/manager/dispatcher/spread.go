@@ -48,28 +48,16 @@ func (p *spread) held(task string) bool {
 	return p.audience.Held(task)
 }
 
-// join adds a session. The caller holds the term's mu, as for leave and lose.
-func (t *term) join(s *session) {
-	t.spread.mu.Lock()
-	c, released := t.spread.audience.Join(s.node)
-	t.spread.mu.Unlock()
-	s.cursor = c
-	t.release(released)
+func (p *spread) join(s *session) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.cursor = p.audience.Join(s.node)
 }
 
-func (t *term) leave(s *session) {
-	t.spread.mu.Lock()
-	released := t.spread.audience.Leave(s.node, s.cursor)
-	t.spread.mu.Unlock()
-	t.release(released)
-}
-
-// lose has nothing wait for a node that is down.
-func (t *term) lose(node string) {
-	t.spread.mu.Lock()
-	released := t.spread.audience.Lost(node)
-	t.spread.mu.Unlock()
-	t.release(released)
+func (p *spread) leave(s *session) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.audience.Leave(s.node, s.cursor)
 }
 
 // release lets the nodes know which tasks are to stop now. The caller holds mu.

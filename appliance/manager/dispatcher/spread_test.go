@@ -143,6 +143,13 @@ func (w *world) stop(id string) {
 	synctest.Wait()
 }
 
+// down has it written that a node is.
+func (w *world) down(node string) {
+	w.Helper()
+	w.editNode(node, func(n *object.Node) { n.Status.State = swarm.NodeStateDown })
+	synctest.Wait()
+}
+
 func TestSpread_StopsATaskWhenAllHaveProgrammedIt(t *testing.T) {
 	run(t, func(t *testing.T, w *world) { //nolint:thelper // the body of the test
 		w.networked()
@@ -194,10 +201,10 @@ func TestSpread_StopsATaskAfterTwoSecondsAtMost(t *testing.T) {
 func TestSpread_StopsATaskAtOnceIf(t *testing.T) {
 	for _, test := range []struct {
 		name string
-		do   func(w *world, n2 *member) // after which t1 is stopped
+		do   func(w *world) // after which t1 is stopped
 	}{
-		{"nobody else has a session", func(_ *world, n2 *member) { _ = n2.close() }},
-		{"it is on no network", func(w *world, _ *member) {
+		{"nobody else is up", func(w *world) { w.down("n2") }},
+		{"it is on no network", func(w *world) {
 			w.edit("t1", func(t *object.Task) { t.Networks = nil })
 			synctest.Wait()
 		}},
@@ -208,7 +215,8 @@ func TestSpread_StopsATaskAtOnceIf(t *testing.T) {
 				n1, n2 := w.join("n1"), w.join("n2")
 				n1.told()
 				n2.told()
-				test.do(w, n2)
+				n1.programmed()
+				test.do(w)
 				n1.told()
 				n1.programmed()
 				w.stop("t1")
@@ -222,8 +230,8 @@ func TestSpread_StopsATaskAtOnceIf(t *testing.T) {
 	}
 }
 
-// A session that ends is not waited for any more.
-func TestSpread_StopsATaskWhenTheLastOneWaitedForIsGone(t *testing.T) {
+// A node that has no session any more leads where it did, until it is down.
+func TestSpread_StopsATaskWhenTheLastOneWaitedForIsDown(t *testing.T) {
 	run(t, func(t *testing.T, w *world) { //nolint:thelper // the body of the test
 		w.networked()
 		n1, n2 := w.join("n1"), w.join("n2")
@@ -235,7 +243,9 @@ func TestSpread_StopsATaskWhenTheLastOneWaitedForIsGone(t *testing.T) {
 		n1.programmed()
 		n1.want("before", "")
 		_ = n2.close()
-		n1.want("after", "t1 is to be shutdown")
+		n1.want("without a session", "")
+		w.down("n2")
+		n1.want("when it is down", "networks a/t1:draining a/t2:draining; t1 is to be shutdown")
 	})
 }
 

@@ -87,7 +87,7 @@ func (t *term) register(s *session, now time.Time) error {
 		close(old.replaced)
 	}
 	t.sessions[s.node] = s
-	t.join(s)
+	t.spread.join(s)
 	t.clocks[s.node] = &clock{until: now.Add(missed * t.period()), heard: now}
 	signal(t.soon)
 	return nil
@@ -116,7 +116,7 @@ func (t *term) unregister(s *session, now time.Time) {
 			signal(t.soon)
 		}
 	}
-	t.leave(s)
+	t.spread.leave(s)
 	alone := t.sessions[s.node] == nil
 	t.mu.Unlock()
 	if alone && t.cfg.Holdings != nil {

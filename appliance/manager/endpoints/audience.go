@@ -15,14 +15,18 @@ import (
 // Audience is who is told of a board while a manager leads: a cursor for each
 // node that has a session. It belongs to one goroutine at a time.
 //
-// A stop waits for the nodes that were told to lead connections to its task,
-// until they have programmed that it drains, their session ends, or [Patience]
-// is over. What a former leader told nobody knows: what drains when the term
-// begins waits for all nodes that may have been told.
+// A stop waits for the nodes that may lead connections to its task, until they
+// have programmed that it drains, are down, or [Patience] is over. A node goes on
+// as it was told last while it has no session, and nobody knows what it was told
+// before this manager led.
 type Audience struct {
 	board   *Board
 	cursors map[string]*Cursor // by node
-	drains  drains
+	// told is up to which version each node was told in sessions that are over;
+	// all may have been told what there was when following began.
+	told   map[string]uint64
+	began  uint64
+	drains drains
 }
 
 // Turn is what a step came to.
@@ -39,21 +43,27 @@ type Turn struct {
 
 // NewAudience is one of nobody, of an empty board.
 func NewAudience() *Audience {
-	return &Audience{board: NewBoard(), cursors: map[string]*Cursor{}, drains: newDrains()}
+	return &Audience{board: NewBoard(), cursors: map[string]*Cursor{}, told: map[string]uint64{}, drains: newDrains()}
 }
 
 // Follow takes in what changed, and ends what waited for too long.
 func (a *Audience) Follow(ch store.Changes, now time.Time) Turn {
-	first := a.board.snap == nil
 	n := a.board.Follow(ch)
-	a.hold(n.Stops, now, first)
+	if a.began == 0 {
+		a.began = a.board.version
+	}
 	t := Turn{All: n.All, Nodes: n.Nodes, Refused: n.Refused}
-	t.Released, t.Next = a.drains.expire(now)
+	for _, node := range n.Lost {
+		t.Released = append(t.Released, a.drains.forget(node)...)
+	}
+	a.hold(n.Stops, now)
+	released, next := a.drains.expire(now)
+	t.Released, t.Next = append(t.Released, released...), next
 	return t
 }
 
-// hold has stops wait for who was told of their tasks. Most have the same nodes.
-func (a *Audience) hold(stops []Stop, now time.Time, first bool) {
+// hold has stops wait for who may lead to their tasks. Most have the same nodes.
+func (a *Audience) hold(stops []Stop, now time.Time) {
 	slices.SortFunc(stops, func(x, y Stop) int { return strings.Compare(x.Task, y.Task) })
 	waves := map[string][]Stop{}
 	for _, s := range stops {
@@ -61,29 +71,23 @@ func (a *Audience) hold(stops []Stop, now time.Time, first bool) {
 		waves[by] = append(waves[by], s)
 	}
 	for _, by := range slices.Sorted(maps.Keys(waves)) {
-		stops := waves[by]
-		if first {
-			a.drains.begin(stops[0].Drained, now, stops, a.board.interested(stops[0].Networks))
-			continue
-		}
-		a.holdTold(stops, now)
+		a.holdWave(waves[by], now)
 	}
 }
 
-// holdTold has stops that drain on the same networks since the same version wait
-// for the nodes that were told of them. A node that is behind may have been told
-// of some only.
-func (a *Audience) holdTold(stops []Stop, now time.Time) {
-	var all, behind []string // of which some of the tasks are news to the latter
+// holdWave has stops that drain on the same networks since the same version wait
+// for the nodes that may lead to them. A node that is behind may do so to some only.
+func (a *Audience) holdWave(stops []Stop, now time.Time) {
+	var all []string
+	behind := map[string]uint64{} // up to which version they know
 	newest := slices.MaxFunc(stops, func(x, y Stop) int { return cmp.Compare(x.Active, y.Active) }).Active
-	for node, c := range a.cursors {
-		if c.acked >= stops[0].Drained || !slices.ContainsFunc(stops[0].Networks, func(id string) bool { return c.knows(a.board, id) }) {
-			continue
-		}
-		if c.version < newest {
-			behind = append(behind, node)
-		} else {
+	for _, node := range a.board.interested(stops[0].Networks) {
+		switch reach, may := a.reach(node, stops[0]); {
+		case !may:
+		case reach >= newest:
 			all = append(all, node)
+		default:
+			behind[node] = reach
 		}
 	}
 	if len(behind) == 0 {
@@ -92,8 +96,8 @@ func (a *Audience) holdTold(stops []Stop, now time.Time) {
 	}
 	for _, s := range stops {
 		nodes := slices.Clone(all)
-		for _, node := range behind {
-			if a.cursors[node].version >= s.Active {
+		for node, reach := range behind {
+			if reach >= s.Active {
 				nodes = append(nodes, node)
 			}
 		}
@@ -101,32 +105,36 @@ func (a *Audience) holdTold(stops []Stop, now time.Time) {
 	}
 }
 
-// Join adds a node's session, which takes the place of the one before.
-func (a *Audience) Join(node string) (c *Cursor, released []Stop) {
-	if old := a.cursors[node]; old != nil {
-		released = a.Leave(node, old)
+// reach is up to which version a node was told of tasks that it may lead to; it
+// does not lead to one that stops if it knows that it drains, or nothing of its networks.
+func (a *Audience) reach(node string, s Stop) (version uint64, may bool) {
+	c := a.cursors[node]
+	if c == nil || c.acked == 0 { // it still does as it was told in another session
+		version = max(a.began, a.told[node])
+		if c != nil {
+			version = max(version, c.version)
+		}
+		return version, true
 	}
-	c = new(Cursor)
+	return c.version, c.acked < s.Drained && slices.ContainsFunc(s.Networks, func(id string) bool { return c.knows(a.board, id) })
+}
+
+// Join adds a node's session, which takes the place of the one before.
+func (a *Audience) Join(node string) *Cursor {
+	if old := a.cursors[node]; old != nil {
+		a.Leave(node, old)
+	}
+	c := new(Cursor)
 	a.cursors[node] = c
-	return c, released
+	return c
 }
 
 // Leave takes a session out, if another one has not taken its place.
-func (a *Audience) Leave(node string, c *Cursor) (released []Stop) {
-	if a.cursors[node] != c {
-		return nil
+func (a *Audience) Leave(node string, c *Cursor) {
+	if a.cursors[node] == c {
+		a.told[node] = max(a.told[node], c.version)
+		delete(a.cursors, node)
 	}
-	delete(a.cursors, node)
-	return a.drains.forget(node)
-}
-
-// Lost is for a node that is down: nothing waits for it, whether it has a
-// session or not.
-func (a *Audience) Lost(node string) (released []Stop) {
-	if c := a.cursors[node]; c != nil {
-		return a.Leave(node, c)
-	}
-	return a.drains.forget(node)
 }
 
 // Since is what the node of a session is to be told: see [Board.Since].

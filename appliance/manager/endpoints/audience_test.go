@@ -62,7 +62,7 @@ func (h *hall) follow() string {
 
 func (h *hall) join(nodes ...string) {
 	for _, n := range nodes {
-		h.cursors[n], _ = h.a.Join(n)
+		h.cursors[n] = h.a.Join(n)
 	}
 }
 
@@ -151,23 +151,36 @@ func TestAudience_HoldsNoStopForLongerThanItsPatience(t *testing.T) {
 	}
 }
 
-func TestAudience_DoesNotWaitFor(t *testing.T) {
+// A node that has no session leads where it did; one that is down does not count.
+func TestAudience_HoldsAStopWhileANodeHas(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		do   func(h *hall) string // what it releases
 		want string
 	}{
-		{"nodes whose session ended", func(h *hall) string { return names(h.a.Leave("n3", h.cursors["n3"])) }, "t1@n1"},
-		{"nodes that are down", func(h *hall) string { return names(h.a.Lost("n3")) }, "t1@n1"},
-		{"nodes that have another session", func(h *hall) string {
-			_, released := h.a.Join("n3")
-			return names(released)
-		}, "t1@n1"},
-		{"the end of a session that is not the node's", func(h *hall) string {
-			old := h.cursors["n4"]
-			h.join("n4")
-			return names(h.a.Leave("n4", old))
+		{"no session", func(h *hall) string {
+			h.a.Leave("n3", h.cursors["n3"])
+			return h.follow()
 		}, ""},
+		{"another session", func(h *hall) string {
+			h.join("n3")
+			return h.programmed("n3") // which it was not told there
+		}, ""},
+		{"programmed it in another session", func(h *hall) string {
+			old := h.cursors["n3"]
+			h.join("n3")
+			h.a.Leave("n3", old)
+			h.told("n3")
+			return h.programmed("n3")
+		}, "t1@n1"},
+		{"gone down", func(h *hall) string {
+			h.put(node("n3", swarm.NodeStateDown))
+			return h.follow()
+		}, "t1@n1"},
+		{"been removed", func(h *hall) string {
+			h.remove(object.KindNode, "n3")
+			return h.follow()
+		}, "t1@n1"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h := newHall(t)
@@ -205,14 +218,38 @@ func TestAudience_HoldsTheStopOnANodeThatComesBack(t *testing.T) {
 	h.want("after the last who was told", h.programmed("n3"), "t1@n1")
 }
 
+// Who has no session when a task is to stop, or is told nothing yet in a new one,
+// leads as it was told before.
+func TestAudience_HoldsAStopForWhoWasToldBefore(t *testing.T) {
+	h := newHall(t)
+	h.follow() // and n3 has yet to find this leader
+	h.join("n1", "n2")
+	h.told("n1", "n2")
+	h.programmed("n1", "n2")
+	h.put(task("late", "s", "n1", running, running, "a"))
+	h.follow()
+	h.told("n1")
+	h.a.Leave("n1", h.cursors["n1"])
+	h.join("n1")
+	h.desire("late", stop)
+	h.desire("t1", stop)
+	h.follow()
+	h.told("n1", "n2")
+	h.want("n2", h.programmed("n2"), "")
+	h.want("n1", h.programmed("n1"), "late@n1") // n3 was not told of it
+	h.join("n3")
+	h.told("n3")
+	h.want("n3", h.programmed("n3"), "t1@n1")
+}
+
 // Tasks that nobody leads connections to stop at once.
 func TestAudience_HoldsNothingThatNobodyWasToldOf(t *testing.T) {
 	h := newHall(t)
 	h.put(task("alone", "s", "n1", running, running), task("young", "s", "n1", swarm.TaskStateStarting, running, "a"),
 		task("lost", "s", "n5", running, running, "a"))
 	h.follow()
-	h.join("n1", "n2")
-	h.told("n1", "n2")
+	h.join("n1", "n2", "n3")
+	h.told("n1", "n2", "n3")
 	h.put(task("new", "s", "n1", running, running, "a"))
 	h.follow() // and nobody was told yet
 	h.desire("alone", stop)
@@ -232,8 +269,8 @@ func TestAudience_HoldsNothingThatNobodyWasToldOf(t *testing.T) {
 	h.held(true, "newer", "t2")
 	h.told("n2")
 	h.want("after n2", h.programmed("n2"), "newer@n1")
-	h.told("n1")
-	h.want("after n1", h.programmed("n1"), "t2@n2")
+	h.told("n1", "n3")
+	h.want("after the others", h.programmed("n1", "n3"), "t2@n2")
 }
 
 // A new leader does not know what nodes were told, and waits for all that may
@@ -265,16 +302,16 @@ func TestAudience_AllNodesHearOfTheMesh(t *testing.T) {
 	h := newHall(t)
 	h.put(network("ingress"), task("t5", "s", "n1", running, running, "ingress"))
 	h.follow()
-	h.join("n1", "n4")
-	h.told("n1", "n4")
+	h.join("n1", "n2", "n3", "n4")
+	h.told("n1", "n2", "n3", "n4")
 	h.desire("t5", stop)
 	ch := h.store.Since(h.after)
 	h.after = ch.Snapshot.Index
 	if turn := h.a.Follow(ch, h.now); !turn.All {
 		t.Errorf("told are %v", slices.Collect(maps.Keys(turn.Nodes)))
 	}
-	h.told("n1", "n4")
-	h.want("n1", h.programmed("n1"), "")
+	h.told("n1", "n2", "n3", "n4")
+	h.want("those who have tasks on it or elsewhere", h.programmed("n1", "n2", "n3"), "")
 	h.want("n4", h.programmed("n4"), "t5@n1")
 }
 

@@ -88,6 +88,8 @@ type News struct {
 	// All nodes, or Nodes, are to be told something.
 	All   bool
 	Nodes map[string]bool
+	// Lost are the nodes that went down or were removed.
+	Lost []string
 	// Stops are the tasks that were active, run, and now are to stop.
 	Stops []Stop
 	// Refused says what is not told because no node would understand it.

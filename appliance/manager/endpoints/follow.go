@@ -90,8 +90,10 @@ func (r *round) node(id string) {
 	if now != r.up[id] {
 		return
 	}
-	delete(r.up, id)
-	if !now {
+	if now {
+		delete(r.up, id)
+		r.news.Lost = append(r.news.Lost, id)
+	} else {
 		r.up[id] = true
 	}
 	for t := range r.snap.Tasks.By(store.ByNode, id) {

@@ -45,6 +45,7 @@ func (s *swarmed) act() {
 		s.trace.Log("switch off %s", w.node())
 		w.stop()
 		w.halt()
+		w.plane.clear()
 	case 7:
 		s.trace.Log("restart agent of %s", w.node())
 		w.stop()

@@ -17,6 +17,8 @@ import (
 // machine is what a worker runs on. Its boxes outlive its agent.
 type machine struct {
 	host string
+	// stopping is called before what runs for a task ends because the agent says so.
+	stopping func(task string)
 
 	mu    sync.Mutex
 	boxes map[string]*box // by task
@@ -57,6 +59,11 @@ func (m *machine) Controller(a *object.Assignment) (agent.Controller, error) {
 
 // Retain implements agent.Executor.
 func (m *machine) Retain(_ context.Context, ids []string) error {
+	for _, id := range m.running() {
+		if !slices.Contains(ids, id) {
+			m.stopping(id)
+		}
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for id, b := range m.boxes {
@@ -148,8 +155,19 @@ func (c *controller) Wait(ctx context.Context) error {
 	return nil
 }
 
+// announce is called before the box is stopped.
+func (c *controller) announce() {
+	c.m.mu.Lock()
+	task, running := c.b.task.Task.ID, c.b.running
+	c.m.mu.Unlock()
+	if running {
+		c.m.stopping(task)
+	}
+}
+
 // Shutdown implements agent.Controller.
 func (c *controller) Shutdown(context.Context) error {
+	c.announce()
 	c.m.mu.Lock()
 	defer c.m.mu.Unlock()
 	c.b.stop(143)
@@ -158,6 +176,7 @@ func (c *controller) Shutdown(context.Context) error {
 
 // Remove implements agent.Controller.
 func (c *controller) Remove(context.Context) error {
+	c.announce()
 	c.m.mu.Lock()
 	defer c.m.mu.Unlock()
 	c.b.stop(137)

@@ -17,6 +17,7 @@ import (
 
 	"skep/appliance/agent"
 	"skep/appliance/manager"
+	"skep/appliance/wire"
 	"skep/pki"
 	"skep/store"
 	"skep/store/object"
@@ -29,7 +30,8 @@ import (
 type swarmed struct {
 	t        *testing.T
 	dir      string
-	leaky    bool // a seeded bug
+	bugs     bugs
+	intents  intents
 	seed     uint64
 	rng      *rand.Rand // of the driver
 	trace    storetest.Trace
@@ -45,6 +47,7 @@ type worker struct {
 	machine
 	s      *swarmed
 	stint  int // how often it has joined
+	plane  plane
 	cancel context.CancelFunc
 	done   chan struct{}
 }
@@ -77,7 +80,8 @@ func (s *swarmed) begin(t *testing.T) {
 		}
 	})
 	for i := range workers {
-		w := &worker{s: s, machine: machine{host: fmt.Sprint("w", i), boxes: map[string]*box{}}}
+		w := &worker{s: s, machine: machine{host: fmt.Sprint("w", i), boxes: map[string]*box{}}, plane: plane{hasty: s.bugs.hasty}}
+		w.stopping = func(task string) { s.stopped(w, task) }
 		s.workers = append(s.workers, w)
 		w.join()
 	}
@@ -97,7 +101,7 @@ func (s *swarmed) lead(ctx context.Context, c *storetest.Cluster, name string, m
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer end.Close()
-	known := &recent{member: m}
+	known := &recent{member: m, intents: &s.intents}
 	wg.Go(func() { known.follow(ctx.Done()) })
 	wg.Go(func() {
 		for {
@@ -107,7 +111,7 @@ func (s *swarmed) lead(ctx context.Context, c *storetest.Cluster, name string, m
 			}
 			_, node, _ := net.SplitHostPort(conn.RemoteAddr().String())
 			conn = &tap{Conn: conn, s: s, node: node, recent: known}
-			if s.leaky {
+			if s.bugs.leaky {
 				conn = &leak{conn, m}
 			}
 			wg.Go(func() { _ = mgr.Serve(ctx, conn, pki.Node{ID: node, Role: pki.Worker, Generation: 1}) }) // ends with ctx
@@ -147,6 +151,7 @@ func (w *worker) node() string { return fmt.Sprintf("%s-%d", w.host, w.stint) }
 func (w *worker) join() {
 	w.stop()
 	w.halt()
+	w.plane.clear()
 	w.mu.Lock()
 	clear(w.boxes)
 	w.mu.Unlock()
@@ -167,9 +172,11 @@ func (w *worker) boot() {
 		return
 	}
 	end := w.s.cluster.Net.Listen(w.host+":"+w.node(), 0)
-	a := agent.New(agent.Config{
+	var a *agent.Agent
+	a = agent.New(agent.Config{
 		NodeID: w.node(), File: filepath.Join(w.s.dir, w.node()), Sealer: open{}, Executor: &w.machine, Logger: logger,
-		Dial: func(context.Context) (net.Conn, error) { return w.dial(end) },
+		Dial:     func(context.Context) (net.Conn, error) { return w.dial(end) },
+		Networks: func(v *wire.NetworkView) { w.plane.set(a, v) },
 	})
 	ctx, cancel := context.WithCancel(w.s.t.Context())
 	w.cancel, w.done = cancel, make(chan struct{})

@@ -39,7 +39,8 @@ func (t *tap) Write(frame []byte) (int, error) {
 
 // recent are the states that a manager has lately had.
 type recent struct {
-	member *replica.Member
+	member  *replica.Member
+	intents *intents
 
 	mu    sync.Mutex
 	snaps []*store.Snapshot
@@ -54,6 +55,7 @@ const memory = 10 * time.Second
 func (r *recent) follow(done <-chan struct{}) {
 	for {
 		news := r.member.News()
+		r.intents.note(r.member.Snapshot())
 		r.mu.Lock()
 		for len(r.times) > 0 && time.Since(r.times[0]) > memory {
 			r.snaps, r.times = r.snaps[1:], r.times[1:]
