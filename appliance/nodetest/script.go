@@ -109,6 +109,7 @@ type command = func(ts *testscript.TestScript, neg bool, args []string)
 //	asked NAME [LOST [GAP]]       prints how it went; no more than LOST answers were
 //	                              missing, and none for longer than GAP
 //	udp ADDRESS TEXT              print what answers a packet from the node's namespace
+//	nameserver NAME=ADDRESS…      a name server that knows these, on the node's port 53
 //	setid NAME COMMAND…           set an environment variable to what it prints
 //	busybox                       load the image busybox:latest
 //	busyboxarchive FILE           write the same image as an archive below the node's directory
@@ -130,14 +131,15 @@ func commands() map[string]command {
 		"skep": func(ts *testscript.TestScript, neg bool, args []string) {
 			run(ts, neg, append([]string{"skep"}, args...))
 		},
-		"within": cmdWithin,
-		"until":  cmdUntil,
-		"get":    cmdGet,
-		"sees":   cmdSees,
-		"asking": cmdAsking,
-		"asked":  cmdAsked,
-		"udp":    cmdUDP,
-		"setid":  cmdSet,
+		"within":     cmdWithin,
+		"until":      cmdUntil,
+		"get":        cmdGet,
+		"sees":       cmdSees,
+		"asking":     cmdAsking,
+		"asked":      cmdAsked,
+		"udp":        cmdUDP,
+		"setid":      cmdSet,
+		"nameserver": cmdNameserver,
 		"busybox": func(ts *testscript.TestScript, _ bool, _ []string) {
 			archive := ts.MkAbs("busybox.tar")
 			BusyboxArchive(failing(ts), archive)
