@@ -67,10 +67,7 @@ func checkUnused(s *store.Snapshot, n *object.Network) error {
 		}
 	}
 	for t := range s.Tasks.All() {
-		if object.Over(t) || object.Rank(t.DesiredState) > object.Rank(swarm.TaskStateRunning) {
-			continue
-		}
-		if _, on := placeOn(t.Networks, n.ID); on {
+		if _, on := placeOn(t.Networks, n.ID); on && !ending(s, t) {
 			return object.Errorf(errdefs.ErrFailedPrecondition, "network %s is in use by task %s", n.ID, t.ID)
 		}
 	}
@@ -80,6 +77,13 @@ func checkUnused(s *store.Snapshot, n *object.Network) error {
 		}
 	}
 	return nil
+}
+
+// ending says whether a task is over or is to end. Those of a service that was
+// removed are, before anybody has told them.
+func ending(s *store.Snapshot, t *object.Task) bool {
+	o, ok := s.Services.Get(t.ServiceID)
+	return !ok || o.PendingDelete || object.Over(t) || object.Rank(t.DesiredState) > object.Rank(swarm.TaskStateRunning)
 }
 
 // needsIngress says whether a service publishes ports on all nodes.

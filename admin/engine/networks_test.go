@@ -118,6 +118,24 @@ func TestNetworks_AServiceThatMayRollBackHoldsItsFormerOnes(t *testing.T) {
 	m.refused(t, "POST", fmt.Sprintf("/services/web/update?version=%d&rollback=previous", m.service(t, "web").Version.Index), `{"Name":"web"}`, 400, "network "+id+" not found")
 }
 
+func TestNetworks_OneGoesRightAfterItsService(t *testing.T) {
+	m := initialised(t)
+	id := m.network(t, "front", "")
+	var made swarm.ServiceCreateResponse
+	m.ok(t, "POST", "/services/create", `{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"busybox"},"Networks":[{"Target":"front"}]}}`, &made)
+	m.store.Write(t, func(tx *store.Tx) {
+		task := &object.Task{ID: "running", ServiceID: made.ID, NodeID: m.nodeID, DesiredState: swarm.TaskStateRunning}
+		task.Status.State = swarm.TaskStateRunning
+		task.Networks = []object.TaskNetwork{{ID: id}}
+		tx.Create(task)
+	})
+	m.ok(t, "DELETE", "/services/web", "", nil)
+	m.ok(t, "DELETE", "/networks/front", "", nil)
+	if n, ok := m.store.Snapshot().Networks.Get(id); !ok || !n.PendingDelete {
+		t.Errorf("the network under a task that nobody has told to end is %+v", n)
+	}
+}
+
 func TestNetworks_WhatCannotBeIsRefused(t *testing.T) {
 	m := initialised(t)
 	m.network(t, "front", `,"IPAM":{"Config":[{"Subnet":"10.9.0.0/24"}]},"Options":{"com.docker.network.driver.overlay.vxlanid_list":"7000,7001"}`)
