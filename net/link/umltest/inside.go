@@ -15,8 +15,7 @@ import (
 	"skep/net/link"
 )
 
-// inside is the init process: it makes the machine usable, runs the tests, says
-// how they ended, and switches the machine off.
+// inside is the init process: it makes the machine usable, and runs the tests.
 func inside(m *testing.M) {
 	code := 1
 	if err := prepare(); err != nil {
@@ -24,6 +23,11 @@ func inside(m *testing.M) {
 	} else {
 		code = m.Run()
 	}
+	PowerOff(code)
+}
+
+// PowerOff ends a machine, and says how its tests did. It does not return.
+func PowerOff(code int) {
 	fmt.Printf("\n%s%d\n", verdict, code) //nolint:forbidigo // for who started the machine
 	unix.Sync()
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)

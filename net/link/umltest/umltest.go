@@ -22,6 +22,7 @@ package umltest
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"regexp"
@@ -42,7 +43,7 @@ const (
 const (
 	program = "linux.uml"
 	timeout = 3 * time.Minute
-	verdict = "umltest: the tests ended with "
+	verdict = "the tests in the machine ended with "
 )
 
 // Inside tells whether this process is in user-mode Linux.
@@ -89,9 +90,15 @@ func Run(t *testing.T, pattern string, modules ...string) {
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	err = cmd.Run()
 	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
-	text := strings.ReplaceAll(out.String(), "\r", "")
+	Judge(t, fmt.Sprintf("user-mode Linux (%v)", err), strings.ReplaceAll(out.String(), "\r", ""))
+}
+
+// Judge fails if what a machine printed does not end as [PowerOff] with 0, or no
+// test has passed in it.
+func Judge(t *testing.T, machine, text string) {
+	t.Helper()
 	if passed := strings.Count(text, "--- PASS: "); !strings.Contains(text, verdict+"0\n") || passed == 0 {
-		t.Fatalf("in user-mode Linux (%v), %d tests passed:\n%s", err, passed, text)
+		t.Fatalf("in %s, %d tests passed:\n%s", machine, passed, text)
 	}
 	t.Log(report(text))
 }
