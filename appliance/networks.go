@@ -17,6 +17,8 @@ import (
 	"skep/net/echo"
 	"skep/net/esp"
 	"skep/net/ingress"
+	"skep/net/kernel"
+	"skep/net/kmod"
 	"skep/net/overlay"
 )
 
@@ -29,6 +31,20 @@ type network struct {
 	esp     *esp.ESP // nil if the kernel cannot encrypt
 	// plane joins them; it is the containers' network.
 	plane *dataplane.Plane
+	lacks []string // parts of the kernel that it does without
+}
+
+// prepareKernel has the parts of the kernel ready that containers and their
+// networks need, which may be in modules. What is not there is told of.
+func (n *node) prepareKernel(ctx context.Context) error {
+	// Where a module cannot be loaded the file system may be there all the same.
+	_ = kmod.Load("overlay")
+	n.network.lacks = nil
+	for _, l := range kernel.Prepare(ctx) {
+		n.logger.WarnContext(ctx, "found a part of the kernel missing", "part", l.Part, "err", l.Err, "without", l.Without)
+		n.network.lacks = append(n.network.lacks, l.String())
+	}
+	return nil
 }
 
 func (n *node) openNetworks(ctx context.Context) (err error) {
@@ -56,6 +72,7 @@ func (n *node) openNetworks(ctx context.Context) (err error) {
 			return balance.Open(ctx, balance.Config{Namespace: path, Table: "skep-vip", Logger: logger})
 		},
 		Mode:   balance.Probe,
+		Lacks:  n.network.lacks,
 		Echo:   echo.Ask,
 		Ask:    dns.Ask,
 		MTU:    deviceMTU,
@@ -87,8 +104,7 @@ func (n *node) openSwarmNetworks(ctx context.Context, logger *slog.Logger) (err 
 	}
 	p.names = dns.New(dns.Config{RunDir: n.dir.join("run"), Logger: logger})
 	if err := esp.Probe(); err != nil {
-		logger.InfoContext(ctx, "found no encryption; this node has no encrypted networks", "err", err)
-		return nil
+		return nil // as [node.prepareKernel] told
 	}
 	p.esp, err = esp.Open(esp.Config{
 		Scope: n.dir.scope(), File: n.dir.join("run", "tunnels"), Lost: func() { n.membership.Refresh() }, Logger: logger,

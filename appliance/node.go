@@ -118,6 +118,7 @@ func (n *node) ground() []step {
 func (n *node) runtime() []step {
 	return []step{
 		{"runtime program", n.install},
+		{"kernel", n.prepareKernel},
 		{"network", n.openNetworks},
 		{"images", n.openImages},
 		{"containers", n.openContainers},

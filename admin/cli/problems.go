@@ -67,6 +67,11 @@ func (v view) notes() []string {
 			out = append(out, fmt.Sprintf("service %s is not served on %s", s.Spec.Name, unserved))
 		}
 	}
+	if v.network != nil {
+		for _, l := range v.network.Lacks {
+			out = append(out, "on this node, "+printable(l))
+		}
+	}
 	return out
 }
 

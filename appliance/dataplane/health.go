@@ -9,7 +9,7 @@ import (
 
 // Health is how this node does its part for all networks.
 func (p *Plane) Health(ctx context.Context) object.NetworkHealth {
-	h := object.NetworkHealth{Repaired: p.repaired.Load() + p.cfg.Overlay.Repaired()}
+	h := object.NetworkHealth{Repaired: p.repaired.Load() + p.cfg.Overlay.Repaired(), Lacks: p.cfg.Lacks}
 	p.mu.Lock()
 	if p.fault != nil {
 		h.Fault = p.fault.Error()

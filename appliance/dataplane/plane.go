@@ -33,6 +33,8 @@ type Config struct {
 	Search func() []string
 	// Mode is the part of the kernel that balances; nil if that is not known.
 	Mode func(context.Context) (balance.Mode, error)
+	// Lacks are parts that the kernel has not, in words.
+	Lacks []string
 	// Echo and Ask are how [Plane.Check] asks from a container's namespace:
 	// net/echo's and net/dns's.
 	Echo func(ctx context.Context, path string, sources, targets []netip.Addr) (map[netip.Addr]time.Duration, error)

@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"skep/net/balance/ipvs"
-	"skep/net/kmod"
 	"skep/net/link"
 	"skep/net/nft"
 )
@@ -34,7 +33,7 @@ type virtual struct {
 }
 
 func openVirtual(c Config) (*virtual, error) {
-	conn, err := openIPVS()
+	conn, err := ipvs.Open()
 	if err != nil {
 		return nil, err
 	}
@@ -319,22 +318,9 @@ func (v *virtual) close() error {
 	return errors.Join(err, v.beside.close())
 }
 
-// openIPVS loads the modules that are needed if they are not there.
-func openIPVS() (*ipvs.Conn, error) {
-	conn, err := ipvs.Open()
-	if !errors.Is(err, ipvs.ErrNone) {
-		return conn, err
-	}
-	loading := kmod.Load("ip_vs", "ip_vs_rr", "nf_conntrack_netlink")
-	if conn, err = ipvs.Open(); err != nil {
-		return nil, errors.Join(err, loading)
-	}
-	return conn, nil
-}
-
 // tryVirtual is why this kernel has no IPVS, if it has not.
 func tryVirtual() error {
-	conn, err := openIPVS()
+	conn, err := ipvs.Open()
 	if err != nil {
 		return err
 	}

@@ -7,10 +7,8 @@
 package kmod
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,8 +21,8 @@ import (
 const root = "/lib/modules"
 
 // Load loads modules, and those that they need, of the kernel that runs. One
-// that is loaded, or built in, is no error; one that is not there is one
-// that is fs.ErrNotExist.
+// that is loaded, or built in, is no error; one that is not there is one that
+// is fs.ErrNotExist. All are tried.
 func Load(names ...string) error {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
@@ -35,75 +33,44 @@ func Load(names ...string) error {
 
 // LoadFrom does so with the modules of a directory.
 func LoadFrom(dir string, names ...string) error {
+	names = slices.DeleteFunc(slices.Clone(names), live)
+	if len(names) == 0 {
+		return nil
+	}
+	l, err := read(dir)
+	if err != nil {
+		return fmt.Errorf("load modules %s: %w", strings.Join(names, ", "), err)
+	}
+	var errs []error
 	for _, name := range names {
-		if err := load(dir, name); err != nil {
-			return fmt.Errorf("load module %s: %w", name, err)
+		if err := l.load(name); err != nil {
+			errs = append(errs, fmt.Errorf("load module %s: %w", name, err))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
-func load(dir, name string) error {
-	files, err := find(dir, name)
+// live reports whether a module is loaded, and done with its start.
+func live(name string) bool {
+	state, err := os.ReadFile(filepath.Join("/sys/module", plain(name), "initstate"))
+	return err == nil && strings.TrimSpace(string(state)) == "live"
+}
+
+func (l lists) load(name string) error {
+	files, err := l.find(name)
 	if err != nil {
 		return err
 	}
 	for _, file := range files {
-		if err := insert(filepath.Join(dir, file)); err != nil {
+		if live(module(file)) {
+			continue
+		}
+		if err := insert(filepath.Join(l.dir, file)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
-
-// find lists the files to load, each after those that it needs: none for a
-// module that is built in.
-func find(dir, name string) ([]string, error) {
-	deps, err := lines(dir, "modules.dep")
-	if err != nil {
-		return nil, err
-	}
-	for _, line := range deps {
-		file, needs, _ := strings.Cut(line, ":")
-		if module(file) == plain(name) {
-			files := append([]string{file}, strings.Fields(needs)...)
-			slices.Reverse(files)
-			return files, nil
-		}
-	}
-	built, err := lines(dir, "modules.builtin")
-	if err != nil {
-		return nil, err
-	}
-	if slices.ContainsFunc(built, func(file string) bool { return module(file) == plain(name) }) {
-		return nil, nil
-	}
-	return nil, fmt.Errorf("it is not in %s: %w", dir, fs.ErrNotExist)
-}
-
-func lines(dir, file string) ([]string, error) {
-	f, err := os.Open(filepath.Join(dir, file))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }()
-	var out []string
-	in := bufio.NewScanner(f)
-	in.Buffer(nil, 1<<20) // a module may need many
-	for in.Scan() {
-		out = append(out, in.Text())
-	}
-	return out, in.Err()
-}
-
-// module is the name of the module in a file, which may be compressed.
-func module(file string) string {
-	name, _, _ := strings.Cut(filepath.Base(file), ".ko")
-	return plain(name)
-}
-
-// plain is a name as the kernel writes it.
-func plain(name string) string { return strings.ReplaceAll(name, "-", "_") }
 
 func insert(path string) error {
 	f, err := os.Open(path)

@@ -43,8 +43,11 @@ func (c *Conn) AddVxlan(v Vxlan, path string) error {
 		LinkAttrs: netlink.LinkAttrs{Name: v.Name, MTU: v.MTU, TxQLen: -1, Namespace: netlink.NsFd(ns.Fd())},
 		VxlanId:   int(v.VNI), Port: int(v.Port), SrcAddr: v.Local.AsSlice(), Proxy: true,
 	})
-	if errors.Is(err, unix.EEXIST) {
+	switch {
+	case errors.Is(err, unix.EEXIST):
 		err = ErrTaken
+	case errors.Is(err, unix.EOPNOTSUPP):
+		err = fmt.Errorf("this kernel has no VXLAN, and its module vxlan is not loaded: %w", err)
 	}
 	if err != nil {
 		return fmt.Errorf("add vxlan with VNI %d on port %d: %w", v.VNI, v.Port, err)

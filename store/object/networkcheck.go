@@ -88,6 +88,8 @@ type NetworkHealth struct {
 	// Repaired is how many differences between what was wanted and what was
 	// there the process has mended since it began.
 	Repaired uint64
+	// Lacks are parts of the kernel that the node does without, in words.
+	Lacks []string `json:",omitempty"`
 	// Fault is why the node does not follow what the managers say, if so.
 	Fault string `json:",omitempty"`
 	// Conflicts are published ports that this node does not answer on, or could
