@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -72,7 +73,7 @@ func TestAgent_HandsNetworksOnAndSaysWhatIsProgrammed(t *testing.T) {
 		}
 		a.Programmed(wire.Programmed{Networks: 6})
 		a.Programmed(wire.Programmed{Networks: 7, Tunnels: 3}) // only the last counts
-		if got := m.receive(c).Programmed; got == nil || *got != (wire.Programmed{Networks: 7, Tunnels: 3}) {
+		if got := m.receive(c).Programmed; !reflect.DeepEqual(got, &wire.Programmed{Networks: 7, Tunnels: 3}) {
 			t.Errorf("told %+v", got)
 		}
 		// What no manager says ends the session; the next begins anew, and what was

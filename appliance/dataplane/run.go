@@ -84,7 +84,9 @@ func (p *Plane) apply(ctx context.Context) error {
 		return err
 	}
 	if in.view != nil {
-		p.cfg.Acked(wire.Programmed{Networks: in.view.Version, Tunnels: next.has()})
+		p.cfg.Acked(wire.Programmed{
+			Networks: in.view.Version, Tunnels: next.has(), Leaving: slices.Sorted(maps.Keys(in.leaving)),
+		})
 	}
 	return nil
 }

@@ -15,7 +15,8 @@ const withdrawWait = time.Second
 // Withdraw leads nothing new from this node to a container of its own, and
 // returns when that is so, or after a second; connections that it has go on.
 // The managers have all nodes do so before they stop a task: then there is
-// nothing to do. This is for what they did not ask for.
+// nothing to do. This is for what they did not ask for; they are told, and have
+// the other nodes follow.
 func (p *Plane) Withdraw(ctx context.Context, id string) error {
 	m := p.member(id)
 	if m == nil {

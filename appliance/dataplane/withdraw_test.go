@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -38,6 +39,7 @@ func TestWithdraw_IsDoneWhenItReturns(t *testing.T) {
 			t.Fatalf("after %v: %v", time.Since(began), err)
 		}
 		has(t, w, "services /ns/b 10.0.1.2:10.0.1.3-,10.0.1.4", "names front:1")
+		tells(t, w, "ta")
 		// It is not done again, whatever else happens.
 		if err := w.Withdraw(t.Context(), "a"); err != nil {
 			t.Fatal(err)
@@ -45,15 +47,14 @@ func TestWithdraw_IsDoneWhenItReturns(t *testing.T) {
 		want(t, w)
 		set(2, wire.EndpointActive)
 		has(t, w, "services /ns/b 10.0.1.2:10.0.1.3-,10.0.1.4", "names front:1")
-		if len(w.Plane.leaving) != 1 {
-			t.Errorf("leaving: %v", w.Plane.leaving)
-		}
+		tells(t, w, "ta")
+		// The managers had the others follow.
+		set(3, wire.EndpointDraining)
+		tells(t, w, "ta")
 		// The managers know nothing of it any more, nor does the node then.
-		w.Set(view(3, members(front(), []wire.NetworkService{web("10.0.1.2")}, task("tb", "n1", wire.EndpointActive, "10.0.1.4"))))
+		w.Set(view(4, members(front(), []wire.NetworkService{web("10.0.1.2")}, task("tb", "n1", wire.EndpointActive, "10.0.1.4"))))
 		synctest.Wait()
-		if len(w.Plane.leaving) != 0 {
-			t.Errorf("leaving: %v", w.Plane.leaving)
-		}
+		tells(t, w)
 	})
 }
 
@@ -81,12 +82,14 @@ func TestDisconnect_CutsAtOnce(t *testing.T) {
 		}
 		synctest.Wait()
 		has(t, w, "services /ns/b 10.0.1.2:10.0.1.4", "names front:1")
+		tells(t, w, "ta")
 		// The same task may begin again, as when its start failed.
 		if _, err := w.Connect(t.Context(), inFront("a", "10.0.1.3/24")); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
 		has(t, w, "services /ns/b 10.0.1.2:10.0.1.3,10.0.1.4", "names front:2")
+		tells(t, w)
 	})
 }
 
@@ -111,6 +114,14 @@ func TestWithdraw_DoesNotWaitForWhatFails(t *testing.T) {
 			t.Errorf("after %v: %v", time.Since(began), err)
 		}
 	})
+}
+
+// tells wants the managers to know which tasks nothing is led to.
+func tells(t *testing.T, w *world, tasks ...string) {
+	t.Helper()
+	if !slices.Equal(w.leaving, tasks) || len(w.Plane.leaving) != len(tasks) {
+		t.Errorf("leaving: told %v, are %v; want %v", w.leaving, w.Plane.leaving, tasks)
+	}
 }
 
 // has wants lines to be among those that were written down.

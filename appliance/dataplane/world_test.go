@@ -105,7 +105,9 @@ type world struct {
 	hooks map[string]func()
 	ends  map[string]object.Attachment
 	acked []uint64
-	made  map[string]bool // networks
+	// leaving is what was said last of tasks that nothing is led to.
+	leaving []string
+	made    map[string]bool // networks
 	// frames are the networks that were set last, with their peers' addresses.
 	frames map[string][]string
 	// What is seen of the kernel and heard from others, see Check.
@@ -137,7 +139,7 @@ func newWorld(t *testing.T, found ...object.Endpoint) *world {
 			}
 			return nil, fmt.Errorf("ask for %s: no such host", name)
 		},
-		Acked:  func(p wire.Programmed) { w.acked = append(w.acked, p.Networks) },
+		Acked:  func(p wire.Programmed) { w.acked, w.leaving = append(w.acked, p.Networks), p.Leaving },
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 	return w

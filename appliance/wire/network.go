@@ -121,6 +121,9 @@ type Programmed struct {
 	Networks uint64
 	// Tunnels is the version of the keys that the kernel has, see [Tunnels].
 	Tunnels uint64 `cbor:",omitempty"`
+	// Leaving are those of the node's own tasks that it leads nothing to, whatever
+	// it was told: all of them.
+	Leaving []string `cbor:",omitempty"`
 }
 
 // Tunnels are the keys of the node's traffic with others on encrypted networks:

@@ -72,7 +72,7 @@ func messages(tb testing.TB) []*wire.Message {
 		{Bye: &wire.Bye{}},
 		{Networks: complete(7, host("h"), overlay("a"), service("s", "10.0.1.2", "fd00::2"), endpoint("t1", wire.EndpointActive))},
 		{Networks: change(8, gone(endpoint("t1", "")), gone(service("s")), gone(overlay("a")), gone(host("h")))},
-		{Programmed: &wire.Programmed{Networks: 8, Tunnels: 2}},
+		{Programmed: &wire.Programmed{Networks: 8, Tunnels: 2, Leaving: []string{"t"}}},
 		{Tunnels: &wire.Tunnels{Version: 2, Pairs: []wire.TunnelPair{{Node: "n2", In: []wire.TunnelKey{{SPI: 256, Key: []byte{1}}}}}}},
 		{Holdings: &wire.Holdings{Complete: true, Images: []wire.Image{{Names: []string{"docker.io/library/x:1"}}}, Gone: []digest.Digest{"sha256:00"}}},
 	}

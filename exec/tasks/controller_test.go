@@ -18,11 +18,21 @@ type box struct {
 	Containers
 	state  container.State
 	config container.Config
+	// health, if not nil, is what its checks say; it ends when it is stopped.
+	health func() container.HealthStatus
 }
 
 func (b *box) Inspect(context.Context, string, bool) (container.InspectResponse, error) {
 	state := b.state
+	if b.health != nil {
+		state.Health = &container.Health{Status: b.health()}
+	}
 	return container.InspectResponse{ID: "box", State: &state, Config: &b.config}, nil
+}
+
+func (b *box) Stop(context.Context, string, string, *time.Duration) error {
+	b.state.Running, b.state.Status, b.state.ExitCode = false, container.StateExited, 143
+	return nil
 }
 
 // controller is that of a task that publishes a port in the routing mesh.
@@ -77,6 +87,38 @@ func TestStart_WaitsUntilTheTaskListens(t *testing.T) {
 				began = time.Now()
 				if err := c.Start(t.Context()); err != nil || time.Since(began) != tt.want {
 					t.Errorf("on its node's port, after %v: %v; want %v", time.Since(began), err, tt.want)
+				}
+			})
+		})
+	}
+}
+
+// A task runs from when it is healthy on; one that never is ends.
+func TestStart_WaitsUntilTheTaskIsHealthy(t *testing.T) {
+	for _, tt := range []struct {
+		then   container.HealthStatus
+		failed string
+	}{
+		{container.Healthy, ""},
+		{container.Unhealthy, "task: non-zero exit (143): dockerexec: unhealthy container"},
+	} {
+		t.Run(string(tt.then), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				open, _ := socket(t)
+				began := time.Now()
+				b := &box{config: container.Config{Healthcheck: &container.HealthConfig{Test: []string{"CMD", "true"}}}}
+				b.health = func() container.HealthStatus {
+					if time.Since(began) < time.Minute {
+						return container.Starting
+					}
+					return tt.then
+				}
+				failed := ""
+				if err := controller(t, b, open).Start(t.Context()); err != nil {
+					failed = err.Error()
+				}
+				if took := time.Since(began); took != time.Minute || failed != tt.failed || b.state.Running == (failed != "") {
+					t.Errorf("after %v: %q, runs: %v", took, failed, b.state.Running)
 				}
 			})
 		})

@@ -215,6 +215,9 @@ type Task struct {
 	// its revision's; that of the routing mesh, if the task publishes ports there,
 	// is the last.
 	Networks []TaskNetwork `cbor:"14,keyasint,omitempty"`
+	// Leaving: its node leads no new connections to it, since it is about to end
+	// though nobody of the swarm asked for it.
+	Leaving bool `cbor:"15,keyasint,omitempty"`
 }
 
 // Secret is a secret with its data.

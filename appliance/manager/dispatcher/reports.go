@@ -33,6 +33,7 @@ type report struct {
 	dataPath string
 	boot     string
 	tasks    []wire.TaskStatus
+	leaving  map[string]bool // tasks that are, or are not any more
 	// done, if not nil, is called once the report is written.
 	done func()
 }
@@ -125,7 +126,7 @@ func (t *term) commit(ctx context.Context, reports []report) error {
 // merge is what the reports change: the nodes and tasks as they are to be.
 func merge(snap *store.Snapshot, reports []report, now time.Time) (out []object.Object) {
 	nodes := map[string]*object.Node{}
-	tasks := map[string]*object.Task{}
+	tasks := changes{snap: snap, tasks: map[string]*object.Task{}}
 	for _, r := range reports {
 		if r.state != "" || r.description != nil || r.member != nil {
 			if next := mergeNode(snap, nodes[r.node], r, now); next != nil {
@@ -135,21 +136,15 @@ func merge(snap *store.Snapshot, reports []report, now time.Time) (out []object.
 				nodes[r.node] = next
 			}
 		}
+		for id, is := range r.leaving {
+			if task := tasks.change(r.node, id, func(t *object.Task) bool { return t.Leaving != is }); task != nil {
+				task.Leaving = is
+			}
+		}
 		for _, s := range r.tasks {
-			task, fresh := tasks[s.ID], false
+			task := tasks.change(r.node, s.ID, func(t *object.Task) bool { return advances(t.Status, s.Status) })
 			if task == nil {
-				stored, ok := snap.Tasks.Get(s.ID)
-				if !ok || stored.NodeID != r.node { // a node tells of its own tasks only
-					continue
-				}
-				task, fresh = stored.Clone().(*object.Task), true
-			}
-			if !advances(task.Status, s.Status) {
 				continue
-			}
-			if fresh {
-				tasks[s.ID] = task
-				out = append(out, task)
 			}
 			task.Status = s.Status
 			task.AppliedAt = now.UnixNano()
@@ -158,7 +153,32 @@ func merge(snap *store.Snapshot, reports []report, now time.Time) (out []object.
 			}
 		}
 	}
-	return out
+	return append(out, tasks.out...)
+}
+
+// changes are tasks as they are to be.
+type changes struct {
+	snap  *store.Snapshot
+	tasks map[string]*object.Task
+	out   []object.Object // the same in order
+}
+
+// change is one of a node's tasks, to be changed in place; nil if there is no
+// need to, or it is not the node's, which tells of its own only.
+func (c *changes) change(node, id string, need func(*object.Task) bool) *object.Task {
+	task := c.tasks[id]
+	if task == nil {
+		task, _ = c.snap.Tasks.Get(id)
+	}
+	if task == nil || task.NodeID != node || !need(task) {
+		return nil
+	}
+	if c.tasks[id] == nil {
+		task = task.Clone().(*object.Task)
+		c.tasks[id] = task
+		c.out = append(c.out, task)
+	}
+	return task
 }
 
 // mergeNode is the node after a report, or nil if that says nothing new. The

@@ -1,13 +1,17 @@
 package dispatcher
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/moby/moby/api/types/swarm"
+
 	"skep/appliance/manager/endpoints"
 	"skep/appliance/wire"
 	"skep/store"
+	"skep/store/object"
 )
 
 // slack is how long a node may take for the last news of its networks before it
@@ -75,10 +79,31 @@ func (t *term) programmed(s *session, p *wire.Programmed) {
 	if current {
 		s.poke(func(o *outbox) { o.unprogrammed = false })
 	}
+	changed := leaving(t.cfg.Store.Snapshot(), s.node, p.Leaving)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s.tunnels = p.Tunnels
 	t.release(released)
+	if len(changed) > 0 {
+		t.reports = append(t.reports, report{node: s.node, leaving: changed})
+		signal(t.wakeup)
+	}
+}
+
+// leaving are those of a node's tasks of which the store is yet to know that the
+// node leads nothing to them, or does again. Of those that end by the managers'
+// will or have ended everybody knows.
+func leaving(snap *store.Snapshot, node string, all []string) map[string]bool {
+	changed := map[string]bool{}
+	for t := range snap.Tasks.By(store.ByNode, node) {
+		if len(t.Networks) == 0 || object.Ended(t.Status.State) || object.Rank(t.DesiredState) >= object.Rank(swarm.TaskStateShutdown) {
+			continue
+		}
+		if is := slices.Contains(all, t.ID); is != t.Leaving {
+			changed[t.ID] = is
+		}
+	}
+	return changed
 }
 
 // tellNetworks sends one part of what the node is to know of its networks, and

@@ -249,6 +249,33 @@ func TestSpread_StopsATaskWhenTheLastOneWaitedForIsDown(t *testing.T) {
 	})
 }
 
+// What a node says of its own tasks is stored, and the others follow.
+func TestSpread_TellsOthersWhatANodeLeadsNothingTo(t *testing.T) {
+	run(t, func(t *testing.T, w *world) { //nolint:thelper // the body of the test
+		w.networked()
+		w.on("a", "over", "n1", swarm.TaskStateFailed)
+		n1, n2 := w.join("n1"), w.join("n2")
+		n1.told()
+		n2.told()
+		n2.programmed()
+		leave := func(tasks ...string) {
+			n1.send(&wire.Message{Programmed: &wire.Programmed{Networks: n1.now.Version, Leaving: tasks}})
+			synctest.Wait()
+		}
+		leave("t1", "t2", "over", "unknown") // of which only t1 is its to tell of
+		n2.want("that it leaves", "networks a/t1:draining a/t2:active")
+		n2.programmed()
+		n1.want("that it leaves", "networks a/t1:draining a/t2:active") // and no stop
+		leave("t1")
+		n2.want("the same again", "")
+		leave()
+		n2.want("that it stays", "networks a/t1:active a/t2:active")
+		if o, _ := w.store.Snapshot().Tasks.Get("over"); o.Leaving {
+			t.Error("it is stored of a task that is over")
+		}
+	})
+}
+
 // A node that has not programmed the last news yet gets what comes meanwhile
 // together, and not after it is due.
 func TestSpread_GathersNewsForABusyNode(t *testing.T) {

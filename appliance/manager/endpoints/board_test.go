@@ -57,6 +57,33 @@ func TestBoard_StatesOfEndpoints(t *testing.T) {
 	}
 }
 
+// A task that its node leads nothing to drains everywhere, until it does again.
+func TestBoard_OfATaskThatLeaves(t *testing.T) {
+	w := newWorld(t)
+	o := task("t", "s", "n1", swarm.TaskStateRunning, swarm.TaskStateRunning, "a")
+	w.put(node("n1", swarm.NodeStateReady), network("a"), service("s", "a"), revision("s"), guest("g", "n2", "a"), node("n2", swarm.NodeStateReady), o)
+	w.follow()
+	f := newFollower("n2")
+	f.hear(t, w.board)
+	for _, leaving := range []bool{true, false} {
+		want := wire.EndpointActive
+		if leaving {
+			want = wire.EndpointDraining
+		}
+		stored, _ := w.store.Snapshot().Tasks.Get("t")
+		o = stored.Clone().(*object.Task)
+		o.Leaving = leaving
+		w.put(o)
+		if news := w.follow(); len(news.Stops) > 0 {
+			t.Errorf("leaving %v: stops %v", leaving, news.Stops)
+		}
+		f.hear(t, w.board)
+		if got := f.now.Networks["a"].Endpoints["t"].State; got != want {
+			t.Errorf("leaving %v: got %q, want %q", leaving, got, want)
+		}
+	}
+}
+
 func TestBoard_TellsANodeWhatConcernsIt(t *testing.T) {
 	w := newWorld(t)
 	s := service("s", "a", "ingress")

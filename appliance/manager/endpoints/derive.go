@@ -23,7 +23,7 @@ func state(t *object.Task, down bool) wire.EndpointState {
 	switch {
 	case t.NodeID == "" || object.Rank(t.Status.State) < object.Rank(swarm.TaskStateAssigned) || object.Ended(t.Status.State):
 		return ""
-	case stops(t) || down:
+	case stops(t) || down || t.Leaving:
 		return wire.EndpointDraining
 	case t.Status.State == swarm.TaskStateRunning:
 		return wire.EndpointActive
