@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"strings"
 
@@ -65,30 +66,42 @@ func FromManager(r *http.Request) admin.Principal {
 // forTasks is h for the containers of tasks only.
 func (a *API) forTasks(pattern string, h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		ctx, ref := r.Context(), r.PathValue("id")
-		if isExec(pattern) {
-			p, err := a.locateExec(ctx, ref)
-			if err != nil {
-				return err
-			}
-			r.SetPathValue("id", p.ref)
-			e, err := a.Containers.InspectExec(ctx, p.ref)
-			if err != nil {
-				return err
-			}
-			ref = e.ContainerID
-		}
-		if err := a.mustBeOfTask(ctx, ref); err != nil {
+		if err := a.admit(r, pattern); err != nil {
+			// A reply that comes before the request's end may be lost: the
+			// connection ends with it.
+			_, _ = io.Copy(io.Discard, io.LimitReader(r.Body, maxBody))
 			return err
-		}
-		if a.LocalExecOnly && enters(pattern) {
-			return object.Errorf(errdefs.ErrPermissionDenied, "the node of container %s lets nobody into its containers from other nodes (admin.local_exec_only)", ref)
 		}
 		if becomesStream(pattern) {
 			w = chunked{w}
 		}
 		return h(w, r)
 	}
+}
+
+// admit refuses what other nodes may not ask for, and finds what they call by
+// the names of all nodes.
+func (a *API) admit(r *http.Request, pattern string) error {
+	ctx, ref := r.Context(), r.PathValue("id")
+	if isExec(pattern) {
+		p, err := a.locateExec(ctx, ref)
+		if err != nil {
+			return err
+		}
+		r.SetPathValue("id", p.ref)
+		e, err := a.Containers.InspectExec(ctx, p.ref)
+		if err != nil {
+			return err
+		}
+		ref = e.ContainerID
+	}
+	if err := a.mustBeOfTask(ctx, ref); err != nil {
+		return err
+	}
+	if a.LocalExecOnly && enters(pattern) {
+		return object.Errorf(errdefs.ErrPermissionDenied, "the node of container %s lets nobody into its containers from other nodes (admin.local_exec_only)", ref)
+	}
+	return nil
 }
 
 // mustBeOfTask hides what is no task's container.
