@@ -29,6 +29,7 @@ type network struct {
 	mesh    *ingress.Mesh
 	names   *dns.Resolver
 	esp     *esp.ESP // nil if the kernel cannot encrypt
+	noESP   error    // why it cannot
 	// plane joins them; it is the containers' network.
 	plane *dataplane.Plane
 	lacks []string // parts of the kernel that it does without
@@ -71,6 +72,7 @@ func (n *node) openNetworks(ctx context.Context) (err error) {
 		Balance: func(ctx context.Context, path string) (dataplane.Balancer, error) {
 			return balance.Open(ctx, balance.Config{Namespace: path, Table: "skep-vip", Logger: logger})
 		},
+		NoESP:  n.network.noESP,
 		Mode:   balance.Probe,
 		Lacks:  n.network.lacks,
 		Echo:   echo.Ask,
@@ -103,7 +105,7 @@ func (n *node) openSwarmNetworks(ctx context.Context, logger *slog.Logger) (err 
 		return err
 	}
 	p.names = dns.New(dns.Config{RunDir: n.dir.join("run"), Logger: logger})
-	if err := esp.Probe(); err != nil {
+	if p.noESP = esp.Probe(); p.noESP != nil {
 		return nil // as [node.prepareKernel] told
 	}
 	p.esp, err = esp.Open(esp.Config{

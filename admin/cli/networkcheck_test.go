@@ -111,17 +111,21 @@ func TestRun_StatusTellsOfNetworks(t *testing.T) {
 			service("s1", "api", map[string]string{object.LabelSource: object.SourceSNAT}, 1), service("s2", "web", nil, 41), service("s3", "x", nil, 1),
 		},
 		"/skep/networks": object.NetworkHealth{
-			Balancer: "ipvs", Repaired: 1, Lacks: []string{"this kernel has no VXLAN: no networks"}, Fault: "frames: no",
+			Balancer: "nft", BalancerReason: "this kernel has no IPVS", Repaired: 1,
+			Lacks: []string{"this kernel has no VXLAN: no networks"}, Fault: "frames: no",
+			Missing:   []object.MissingNetwork{{ID: "x", Name: "back", Reason: "the network is not made yet"}},
 			Conflicts: []object.PortConflict{{Protocol: "tcp", Port: 8080, Service: "s2", Reason: "address already in use"}},
 		},
 	})
 	got := run(t, cli.Config{}, "status")
 	for _, want := range []string{
-		"NETWORKS    balanced by ipvs, 1 repair\n",
+		"NETWORKS    balanced by nft, encryption impossible, 1 repair\n",
 		"\nNOTES\n  service api does not see its clients' addresses: snat: the label skep.ingress.source says so\n" +
 			"  service web does not see its clients' addresses: snat on all but the first 40 published ports\n" +
-			"  on this node, this kernel has no VXLAN: no networks\n\n",
+			"  on this node, this kernel has no VXLAN: no networks\n" +
+			"  on this node, nft balances and not ipvs: this kernel has no IPVS\n\n",
 		"  the swarm's networks are not as they should be on this node: frames: no\n" +
+			"  network back is missing on this node: the network is not made yet\n" +
 			"  service web: port 8080/tcp on this node: address already in use\n",
 	} {
 		if !strings.Contains(got.out, want) || got.code != 0 {

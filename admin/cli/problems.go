@@ -40,6 +40,9 @@ func (v view) networkProblems() []string {
 	if v.network.Fault != "" {
 		out = append(out, "the swarm's networks are not as they should be on this node: "+printable(v.network.Fault))
 	}
+	for _, m := range v.network.Missing {
+		out = append(out, printable(fmt.Sprintf("network %s is missing on this node: %s", m.Name, m.Reason)))
+	}
 	for _, c := range v.network.Conflicts {
 		out = append(out, fmt.Sprintf("service %s: port %d/%s on this node: %s", v.serviceName(c.Service), c.Port, c.Protocol, c.Reason))
 	}
@@ -67,9 +70,12 @@ func (v view) notes() []string {
 			out = append(out, fmt.Sprintf("service %s is not served on %s", s.Spec.Name, unserved))
 		}
 	}
-	if v.network != nil {
-		for _, l := range v.network.Lacks {
+	if h := v.network; h != nil {
+		for _, l := range h.Lacks {
 			out = append(out, "on this node, "+printable(l))
+		}
+		if h.Balancer != "" && h.BalancerReason != "" {
+			out = append(out, printable(fmt.Sprintf("on this node, %s balances and not ipvs: %s", h.Balancer, h.BalancerReason)))
 		}
 	}
 	return out

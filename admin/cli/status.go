@@ -101,7 +101,7 @@ func (v view) print(out io.Writer) error {
 	fmt.Fprintf(w, "SWARM\t%s\n", v.swarm())
 	fmt.Fprintf(w, "CONTAINERS\t%d running, %d stopped; %d images\n", i.ContainersRunning, i.ContainersStopped, i.Images)
 	if n := v.network; n != nil {
-		fmt.Fprintf(w, "NETWORKS\tbalanced by %s, %d %s\n", n.Balancer, n.Repaired, plural(int(n.Repaired), "repair", "repairs"))
+		fmt.Fprintf(w, "NETWORKS\t%s\n", networks(n))
 	}
 	if len(v.nodes) > 1 {
 		fmt.Fprint(w, "\nNODE\tSTATUS\tAVAILABILITY\tROLE\n")
@@ -147,6 +147,16 @@ func (v view) swarm() string {
 		return "active, this node is a worker"
 	}
 	return fmt.Sprintf("%s, %d of %d nodes %s", s.Cluster.ID, s.Managers, s.Nodes, plural(s.Managers, "is a manager", "are managers"))
+}
+
+// networks is how the node does its part for the swarm's, in one line.
+func networks(h *object.NetworkHealth) string {
+	encryption := "encryption impossible"
+	if h.Encrypts {
+		encryption = "encryption possible"
+	}
+	return fmt.Sprintf("balanced by %s, %s, %d %s",
+		cmp.Or(h.Balancer, "nobody"), encryption, h.Repaired, plural(int(h.Repaired), "repair", "repairs"))
 }
 
 func plural(n int, one, many string) string {

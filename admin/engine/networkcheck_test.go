@@ -159,7 +159,7 @@ func TestNetworkCheck_AWorkerAnswersForItself(t *testing.T) {
 func TestNetworkHealth(t *testing.T) {
 	m := newManager(t)
 	m.initialise(t)
-	if status, text := (&node{http: m.http.Transport.(*http.Transport)}).call(t, "GET /skep/networks", ""); status != 200 || text != `{"Balancer":"nft","Repaired":7}` {
+	if status, text := (&node{http: m.http.Transport.(*http.Transport)}).call(t, "GET /skep/networks", ""); status != 200 || text != `{"Balancer":"nft","Encrypts":false,"Repaired":7}` {
 		t.Errorf("got %d %s", status, text)
 	}
 }

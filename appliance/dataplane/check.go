@@ -72,7 +72,9 @@ func (p *Plane) Check(ctx context.Context, ref string) (object.NodeCheck, error)
 		if m == nil {
 			return c, object.Errorf(errdefs.ErrNotFound, "network %s is not on this node", ref)
 		}
-		c.Faults = append(c.Faults, d.without(m)...)
+		if reason := d.without(m); reason != "" {
+			c.Faults = append(c.Faults, reason)
+		}
 		return c, nil
 	}
 	f := p.look(ctx, d, n, members)
@@ -111,20 +113,29 @@ func named(v *wire.NetworkView, ref string) *wire.NetworkMembers {
 	return nil
 }
 
-// without is why the node does not have a network that it knows of; nothing if
-// it needs none.
-func (d *desired) without(m *wire.NetworkMembers) []string {
+// without is why the node does not have a network that it knows of; empty if it
+// needs none.
+func (d *desired) without(m *wire.NetworkMembers) string {
 	switch {
 	case d == nil || d.from.view == nil || d.from.view.Networks[m.ID] == nil:
-		return []string{"the network is not made yet"}
+		return "the network is not made yet"
 	case d.refuses(m.ID):
-		return []string{"the network is encrypted, which this node's kernel cannot do"}
+		return "the network is encrypted, which this node cannot do: " + d.from.self.noESP
 	case !d.from.view.Hosts[d.from.self.node].Address.IsValid():
-		return []string{"the address of this node's traffic is not known"}
+		return "the address of this node's traffic is not known"
 	case m.Encrypted:
-		return []string{"the keys of the encrypted network are not there yet"}
+		return "the keys of the encrypted network are not there yet"
 	}
-	return nil
+	return ""
+}
+
+// unmeshed is why the node does not answer on published ports, though it has the
+// network n of the mesh; empty if it does, or if n is another network.
+func (d *desired) unmeshed(n *place) string {
+	if !n.members.Ingress || d.mesh != nil {
+		return ""
+	}
+	return "this node has none of the routing mesh's 1023 numbers, and does not answer on published ports"
 }
 
 // look reads what this node has of a network.
@@ -187,7 +198,11 @@ func (m *member) look(ctx context.Context, n *place, f *found) {
 // lookAtMesh adds what the node has of the published ports. There the router
 // asks, who is on the network whether containers are or not.
 func (p *Plane) lookAtMesh(ctx context.Context, d *desired, n *place, f *found) {
-	if d.mesh == nil || d.meshed != n.members.ID {
+	if reason := d.unmeshed(n); reason != "" {
+		f.faults = append(f.faults, reason)
+		return
+	}
+	if d.meshed != n.members.ID {
 		return
 	}
 	f.balancers++

@@ -127,7 +127,7 @@ func (d *desired) lacks(e object.Endpoint) (missing string, err error) {
 		n := d.place(o.Network)
 		switch {
 		case n == nil && d.refuses(o.Network):
-			return "", object.Errorf(errdefs.ErrFailedPrecondition, "network %s is encrypted, which this node's kernel cannot do", name)
+			return "", object.Errorf(errdefs.ErrFailedPrecondition, "network %s is encrypted, which this node cannot do: %s", name, d.from.self.noESP)
 		case n == nil:
 			return name, nil
 		}
@@ -145,7 +145,7 @@ func (d *desired) refuses(id string) bool {
 		return false
 	}
 	m := d.from.view.Networks[id]
-	return m != nil && m.Encrypted && !d.from.self.encrypts
+	return m != nil && m.Encrypted && d.from.self.noESP != ""
 }
 
 // build makes everything of the member. If a step fails, what was made is there.

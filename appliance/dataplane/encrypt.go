@@ -23,10 +23,13 @@ func (p *Plane) SetTunnels(t *wire.Tunnels) {
 // made. So they are after a restart too, until the keys have come.
 func (p *Plane) protect(ctx context.Context, in *input, last *desired) error {
 	in.made = map[string]bool{}
-	if p.cfg.ESP == nil || in.view == nil {
+	if p.cfg.ESP == nil {
+		in.self.noESP = p.cfg.NoESP.Error()
 		return nil
 	}
-	in.self.encrypts = true
+	if in.view == nil {
+		return nil
+	}
 	wanted := last.encrypts()
 	for id, m := range in.view.Networks {
 		if !m.Encrypted {

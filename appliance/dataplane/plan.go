@@ -33,8 +33,8 @@ type input struct {
 type self struct {
 	node string
 	mtu  int // of the device that the data path's address is on
-	// encrypts: the kernel can.
-	encrypts bool
+	// noESP is why the kernel cannot encrypt; empty if it can.
+	noESP string
 }
 
 // desired is what this node's part of the swarm's networks is to be. It and
@@ -132,7 +132,7 @@ func (in *input) serves(m *wire.NetworkMembers) bool {
 	switch {
 	case !in.view.Hosts[in.self.node].Address.IsValid():
 		return false
-	case m.Encrypted && (!in.self.encrypts || !in.protected && !in.made[m.ID]):
+	case m.Encrypted && (in.self.noESP != "" || !in.protected && !in.made[m.ID]):
 		return false
 	case m.Ingress:
 		return in.local[m.ID] || publishes(m)

@@ -15,7 +15,7 @@ import (
 
 // at is the input of node n1.
 func at(v *wire.NetworkView, local ...string) input {
-	in := input{self: self{node: "n1", mtu: 1500}, view: v, suspended: map[string]bool{}, local: map[string]bool{}}
+	in := input{self: self{node: "n1", mtu: 1500, noESP: "no xfrm"}, view: v, suspended: map[string]bool{}, local: map[string]bool{}}
 	for _, id := range local {
 		in.local[id] = true
 	}
@@ -77,7 +77,7 @@ func TestPlan_WhatANodeServes(t *testing.T) {
 	homeless := view(1, members(front(), nil))
 	homeless.Hosts["n1"] = wire.Host{ID: "n1", Slot: 1}
 	encrypting := at(view(1, members(secret, nil)))
-	encrypting.self.encrypts, encrypting.protected = true, true
+	encrypting.self.noESP, encrypting.protected = "", true
 	tests := []struct {
 		name string
 		in   input

@@ -22,8 +22,10 @@ type Config struct {
 	Overlay Overlay
 	Mesh    Mesh
 	DNS     Resolver
-	// ESP is nil if the kernel cannot encrypt: then there are no encrypted networks.
-	ESP Encryption
+	// ESP is nil if the kernel cannot encrypt: then there are no encrypted
+	// networks, and NoESP says why.
+	ESP   Encryption
+	NoESP error
 	// Balance opens the balancer of the namespace at path, with what an earlier
 	// process left there.
 	Balance func(ctx context.Context, path string) (Balancer, error)
@@ -31,8 +33,9 @@ type Config struct {
 	MTU func(netip.Addr) int
 	// Search are the node's search domains; nil means that it has none.
 	Search func() []string
-	// Mode is the part of the kernel that balances; nil if that is not known.
-	Mode func(context.Context) (balance.Mode, error)
+	// Mode is the part of the kernel that balances, and why it is not IPVS if it is
+	// not; net/balance's Probe is one.
+	Mode func(context.Context) (mode balance.Mode, reason string, err error)
 	// Lacks are parts that the kernel has not, in words.
 	Lacks []string
 	// Echo and Ask are how [Plane.Check] asks from a container's namespace:

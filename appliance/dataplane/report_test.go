@@ -229,6 +229,28 @@ func TestCheck_OfTheMeshAsksFromItsRouter(t *testing.T) {
 	})
 }
 
+func TestCheck_OfTheMeshOnANodeWithoutANumber(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.run(t)
+		published := wire.MeshPort{Protocol: "tcp", Published: 8080, Target: 80}
+		v := view(7, members(meshNetwork(), []wire.NetworkService{{Network: "mesh", ID: "web", Published: []wire.MeshPort{published}}}))
+		own := v.Hosts["n1"]
+		own.Slot = 0
+		v.Hosts["n1"] = own
+		w.Set(v)
+		synctest.Wait()
+		const reason = "this node has none of the routing mesh's 1023 numbers, and does not answer on published ports"
+		c, err := w.Check(t.Context(), "ingress")
+		if diff := cmp.Diff("fault: "+reason+"\n", reported(c)); err != nil || diff != "" {
+			t.Errorf("%v %s", err, diff)
+		}
+		if diff := cmp.Diff([]object.MissingNetwork{{ID: "mesh", Name: "ingress", Reason: reason}}, w.Health(t.Context()).Missing); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
 func TestCheck_SaysWhyANetworkIsNotThere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -239,7 +261,7 @@ func TestCheck_SaysWhyANetworkIsNotThere(t *testing.T) {
 		w.Set(view(7, members(secret, nil), members(meshNetwork(), nil)))
 		synctest.Wait()
 		for ref, want := range map[string]string{
-			"front":   "fault: the network is encrypted, which this node's kernel cannot do\n",
+			"front":   "fault: the network is encrypted, which this node cannot do: no xfrm\n",
 			"ingress": "", // nobody publishes anything
 		} {
 			c, err := w.Check(t.Context(), ref)
@@ -250,8 +272,15 @@ func TestCheck_SaysWhyANetworkIsNotThere(t *testing.T) {
 		time.Sleep(look) // what is mended is counted
 		synctest.Wait()
 		h := w.Health(t.Context())
-		if h.Balancer != "nft" || h.Repaired != 2+3 || !strings.HasSuffix(h.Fault, "no") || len(h.Conflicts) != 1 {
+		if h.Repaired != 2+3 || !strings.HasSuffix(h.Fault, "no") || len(h.Conflicts) != 1 {
 			t.Errorf("got %+v", h)
+		}
+		h.Repaired, h.Fault, h.Conflicts = 0, "", nil
+		if diff := cmp.Diff(object.NetworkHealth{
+			Balancer: "nft", BalancerReason: "no IPVS",
+			Missing: []object.MissingNetwork{{ID: "front", Name: "Front", Reason: "the network is encrypted, which this node cannot do: no xfrm"}},
+		}, h); diff != "" {
+			t.Error(diff)
 		}
 		w.failing("frames", nil)
 		time.Sleep(latest)

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -129,7 +130,8 @@ func newWorld(t *testing.T, found ...object.Endpoint) *world {
 		Balance: func(_ context.Context, path string) (Balancer, error) {
 			return &balancerPart{w, path}, w.note("balancer %s", path)
 		},
-		Mode: func(context.Context) (balance.Mode, error) { return balance.NFT, nil },
+		NoESP: errors.New("no xfrm"),
+		Mode:  func(context.Context) (balance.Mode, string, error) { return balance.NFT, "no IPVS", nil },
 		Echo: func(_ context.Context, path string, sources, targets []netip.Addr) (map[netip.Addr]time.Duration, error) {
 			return w.echoes, w.note("echo from %s %v to %v", path, sources, sorted(targets))
 		},

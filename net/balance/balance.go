@@ -139,7 +139,7 @@ func Open(ctx context.Context, c Config) (*Balancer, error) {
 	mode := c.Mode
 	if mode == Auto || mode == "" {
 		var err error
-		if mode, err = Probe(ctx); err != nil {
+		if mode, _, err = Probe(ctx); err != nil {
 			return nil, fmt.Errorf("open balancer: %w", err)
 		}
 	}

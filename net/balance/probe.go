@@ -13,25 +13,32 @@ import (
 	"skep/net/nft"
 )
 
-// Probe is what [Auto] chooses on this kernel. The first call finds out, in a
-// network namespace that ends with it.
-func Probe(ctx context.Context) (Mode, error) {
+// Probe is what [Auto] chooses on this kernel, and why it is not IPVS if it is
+// not. The first call finds out, in a network namespace that ends with it.
+func Probe(ctx context.Context) (mode Mode, reason string, err error) {
 	if err := ctx.Err(); err != nil {
-		return "", fmt.Errorf("probe the kernel: %w", context.Cause(ctx))
+		return "", "", fmt.Errorf("probe the kernel: %w", context.Cause(ctx))
 	}
-	return probed()
+	c := probed()
+	return c.mode, c.reason, c.err
+}
+
+type choice struct {
+	mode   Mode
+	reason string
+	err    error
 }
 
 // probed keeps what was found: a kernel does not change.
-var probed = sync.OnceValues(func() (Mode, error) { //nolint:gochecknoglobals // a property of the kernel
+var probed = sync.OnceValue(func() choice { //nolint:gochecknoglobals // a property of the kernel
 	virtual := link.Apart(tryVirtual)
 	if virtual == nil {
-		return IPVS, nil
+		return choice{mode: IPVS}
 	}
 	if err := link.Apart(tryFilter); err != nil {
-		return "", fmt.Errorf("this kernel cannot balance: %w", errors.Join(virtual, err))
+		return choice{err: fmt.Errorf("this kernel cannot balance: %w", errors.Join(virtual, err))}
 	}
-	return NFT, nil
+	return choice{mode: NFT, reason: virtual.Error()}
 })
 
 // tryFilter makes a table with every statement that a plan has.

@@ -29,7 +29,7 @@ func TestInUML(t *testing.T) {
 
 func modes(tb testing.TB) []balance.Mode {
 	tb.Helper()
-	auto, err := balance.Probe(tb.Context())
+	auto, _, err := balance.Probe(tb.Context())
 	try(tb, err)
 	switch {
 	case umltest.Inside():

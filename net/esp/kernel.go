@@ -51,7 +51,7 @@ func probe() error {
 	}
 	for _, s := range diff(plan{}, p) {
 		if err := s.do(h); err != nil {
-			return fmt.Errorf("the kernel lacks IPsec ESP with %s: %s: %w", algorithm, s, err)
+			return fmt.Errorf("the kernel lacks IPsec ESP with %s: %w", algorithm, err)
 		}
 	}
 	return nil

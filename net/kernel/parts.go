@@ -93,6 +93,6 @@ func filter(context.Context) error {
 }
 
 func balancer(ctx context.Context) error {
-	_, err := balance.Probe(ctx)
+	_, _, err := balance.Probe(ctx)
 	return err
 }

@@ -83,8 +83,12 @@ type EndpointCheck struct {
 
 // NetworkHealth is how a node does its part for all networks of the swarm.
 type NetworkHealth struct {
-	// Balancer is the part of the kernel that balances: ipvs or nft.
-	Balancer string
+	// Balancer is the part of the kernel that balances, ipvs or nft; empty if
+	// there is none. BalancerReason is why it is not ipvs, if it is not.
+	Balancer       string
+	BalancerReason string `json:",omitempty"`
+	// Encrypts: the node can have encrypted networks.
+	Encrypts bool
 	// Repaired is how many differences between what was wanted and what was
 	// there the process has mended since it began.
 	Repaired uint64
@@ -92,9 +96,17 @@ type NetworkHealth struct {
 	Lacks []string `json:",omitempty"`
 	// Fault is why the node does not follow what the managers say, if so.
 	Fault string `json:",omitempty"`
+	// Missing are networks that the node is to have and has not, or not in full.
+	Missing []MissingNetwork `json:",omitempty"`
 	// Conflicts are published ports that this node does not answer on, or could
 	// not keep from other programs.
 	Conflicts []PortConflict `json:",omitempty"`
+}
+
+// MissingNetwork is a network that a node has not, or not in full.
+type MissingNetwork struct {
+	ID, Name string
+	Reason   string
 }
 
 // PortConflict is a published port that the node does not have, or may lose.
