@@ -47,7 +47,7 @@ func ask(ctx context.Context, c client.APIClient, path string, to any) error {
 	if resp.StatusCode == http.StatusNotFound && refusal.Message == "page not found" {
 		return errNoRoute
 	}
-	return fmt.Errorf("Error response from daemon: %s", refusal.Message) //nolint:staticcheck // as docker's commands say it
+	return fmt.Errorf("Error response from daemon: %s", refusal.Message)
 }
 
 // printable is text from another node, without what would move the cursor.

@@ -89,7 +89,7 @@ func told(c object.NetworkCheck) string {
 }
 
 func TestNetworkCheck_AsksAllNodesThatHaveTheNetwork(t *testing.T) {
-	var results = map[string]object.CheckResult{}
+	results := map[string]object.CheckResult{}
 	p, net, own := checkPair(t, sees(results, "a fault"))
 	results[p.task.ID] = object.CheckOK
 	for _, ref := range []string{"front", net.ID, net.ID[:8]} {

@@ -59,7 +59,7 @@ func (a *API) addNetwork(ctx context.Context, n *object.Network) error {
 		}
 	}
 	err = a.change(ctx, func(s *store.Snapshot, tx *store.Tx) error {
-		if err := checkNetwork(s, n); err != nil {
+		if err = checkNetwork(s, n); err != nil {
 			return err
 		}
 		tx.Create(n)

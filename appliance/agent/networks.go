@@ -143,7 +143,7 @@ func (a *Agent) loadNetworks() (v *wire.NetworkView, err error) {
 		return nil, fmt.Errorf("open networks file: %w", err)
 	}
 	var c networksContent
-	if err := object.Decode(plain, &c); err != nil {
+	if err = object.Decode(plain, &c); err != nil {
 		return nil, fmt.Errorf("decode networks file: %w", err)
 	}
 	view := wire.NewView(nil)

@@ -35,7 +35,7 @@ func (p *Plane) Connect(ctx context.Context, e object.Endpoint) (object.Attachme
 		if at, ok := m.serves(p, recalled(e, m.endpoint)); ok {
 			return p.dress(at), nil
 		}
-		if err := p.disconnect(ctx, m); err != nil {
+		if err = p.disconnect(ctx, m); err != nil {
 			return object.Attachment{}, err
 		}
 	}

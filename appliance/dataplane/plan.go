@@ -201,11 +201,11 @@ func (in *input) part(e wire.Endpoint) part {
 	if e.Node != in.self.node && (!known || h.Down || in.suspended[e.Node]) {
 		return absent
 	}
-	part := partOf(e.State)
+	told := partOf(e.State)
 	if least, ok := in.leaving[e.ID]; ok {
-		return min(part, least)
+		return min(told, least)
 	}
-	return part
+	return told
 }
 
 // partOf is what the managers mean by a state.

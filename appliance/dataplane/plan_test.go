@@ -118,11 +118,14 @@ func TestPlan_ServicesAndNames(t *testing.T) {
 		active    map[string]bool
 	}{
 		{
-			"by state", []wire.Endpoint{
+			"by state",
+			[]wire.Endpoint{
 				task("t1", "n1", wire.EndpointActive, "10.0.1.3"), task("t2", "n2", wire.EndpointDraining, "10.0.1.4"),
 				task("t3", "n2", wire.EndpointPrepared, "10.0.1.5"),
-			}, "",
-			[]balance.Backend{{Address: addr("10.0.1.3")}, {Address: addr("10.0.1.4"), Draining: true}}, map[string]bool{"10.0.1.3": true},
+			},
+			"",
+			[]balance.Backend{{Address: addr("10.0.1.3")}, {Address: addr("10.0.1.4"), Draining: true}},
+			map[string]bool{"10.0.1.3": true},
 		},
 		{
 			"on a node that is down, or unknown", []wire.Endpoint{
@@ -131,23 +134,32 @@ func TestPlan_ServicesAndNames(t *testing.T) {
 			}, "n3", nil, nil,
 		},
 		{
-			"on a node that seems dead", []wire.Endpoint{
+			"on a node that seems dead",
+			[]wire.Endpoint{
 				task("t1", "n1", wire.EndpointActive, "10.0.1.3"), task("t2", "n2", wire.EndpointActive, "10.0.1.4"),
 				task("t3", "n2", wire.EndpointDraining, "10.0.1.5"),
-			}, "n2",
-			[]balance.Backend{{Address: addr("10.0.1.3")}}, map[string]bool{"10.0.1.3": true},
+			},
+			"n2",
+			[]balance.Backend{{Address: addr("10.0.1.3")}},
+			map[string]bool{"10.0.1.3": true},
 		},
 		{
-			"nobody but on a node that seems dead", []wire.Endpoint{
+			"nobody but on a node that seems dead",
+			[]wire.Endpoint{
 				task("t1", "n1", wire.EndpointDraining, "10.0.1.3"), task("t2", "n2", wire.EndpointActive, "10.0.1.4"),
-			}, "n2",
-			[]balance.Backend{{Address: addr("10.0.1.3"), Draining: true}, {Address: addr("10.0.1.4")}}, map[string]bool{"10.0.1.4": true},
+			},
+			"n2",
+			[]balance.Backend{{Address: addr("10.0.1.3"), Draining: true}, {Address: addr("10.0.1.4")}},
+			map[string]bool{"10.0.1.4": true},
 		},
 		{
-			"nobody takes this node for dead", []wire.Endpoint{
+			"nobody takes this node for dead",
+			[]wire.Endpoint{
 				task("t1", "n1", wire.EndpointActive, "10.0.1.3"), task("t2", "n2", wire.EndpointActive, "10.0.1.4"),
-			}, "n1",
-			[]balance.Backend{{Address: addr("10.0.1.3")}, {Address: addr("10.0.1.4")}}, map[string]bool{"10.0.1.3": true, "10.0.1.4": true},
+			},
+			"n1",
+			[]balance.Backend{{Address: addr("10.0.1.3")}, {Address: addr("10.0.1.4")}},
+			map[string]bool{"10.0.1.3": true, "10.0.1.4": true},
 		},
 	}
 	for _, tt := range tests {

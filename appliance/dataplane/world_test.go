@@ -121,6 +121,7 @@ type world struct {
 
 // newWorld is node n1 and runs it.
 func newWorld(t *testing.T, found ...object.Endpoint) *world {
+	t.Helper()
 	w := &world{fail: map[string]error{}, hooks: map[string]func(){}, ends: map[string]object.Attachment{}, frames: map[string][]string{}}
 	for _, e := range found {
 		w.ends[e.ID] = object.Attachment{Endpoint: e, Namespace: "/ns/" + e.ID}
@@ -153,6 +154,7 @@ func sorted(list []netip.Addr) []netip.Addr {
 
 // run runs the node until the test ends.
 func (w *world) run(t *testing.T) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() {
@@ -297,11 +299,13 @@ func (w overlayPart) Detach(_ context.Context, id string) error { return w.note(
 func (w overlayPart) Retain(_ context.Context, ids []string) error {
 	return w.note("overlay retains %v", ids)
 }
+
 func (w overlayPart) Namespace(network string) (string, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return "/overlay/" + network, w.made[network]
 }
+
 func (w overlayPart) Inspect(context.Context, string) (overlay.State, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -324,6 +328,7 @@ func (w meshPart) Set(_ context.Context, s ingress.MeshState) error {
 	}
 	return w.note("mesh %s%s", s.Namespace, text)
 }
+
 func (w meshPart) Join(_ context.Context, m ingress.Member) error {
 	return w.note("join %s %s %s %v", m.Namespace, m.Interface, m.Address, m.Ports)
 }
@@ -333,6 +338,7 @@ func (w meshPart) Inspect(context.Context) ([]string, error) {
 	defer w.mu.Unlock()
 	return w.meshFaults, nil
 }
+
 func (w meshPart) Conflicts() []ingress.Conflict {
 	return []ingress.Conflict{{Protocol: "tcp", Port: 8080, Service: "web", Reason: "another program has it"}}
 }
@@ -352,6 +358,7 @@ func (w dnsPart) Set(s dns.State) {
 	}
 	_ = w.note("names%s", text)
 }
+
 func (w dnsPart) Open(_ context.Context, c dns.Client) error {
 	return w.note("answer %s %v", c.ID, c.Networks)
 }

@@ -109,9 +109,9 @@ func box(n byte) containers.GuestRequest {
 	return containers.GuestRequest{ContainerID: strings.Repeat(string(n), 64), Name: "box", Network: "front", Aliases: []string{"www"}}
 }
 
-func attach(t *testing.T, c *guests.Client, n byte) object.Overlay {
+func attach(t *testing.T, c *guests.Client) object.Overlay {
 	t.Helper()
-	o, err := c.Attach(t.Context(), box(n))
+	o, err := c.Attach(t.Context(), box('a'))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +120,7 @@ func attach(t *testing.T, c *guests.Client, n byte) object.Overlay {
 
 func TestClient_HoldsAPlaceUntilItsRelease(t *testing.T) {
 	run(t, func(t *testing.T, m *managers, c *guests.Client) {
-		o := attach(t, c, 'a')
+		o := attach(t, c)
 		if o.Network != "id-of-front" || o.Name != "front" || !slices.Equal(m.list(), []string{o.Task}) || o.Addresses[0].String() != "10.0.1.5/24" || !slices.Equal(o.Aliases, []string{"www"}) {
 			t.Errorf("got %+v; known are %v", o, m.list())
 		}
@@ -141,12 +141,12 @@ func TestClient_HoldsAPlaceUntilItsRelease(t *testing.T) {
 // the old one.
 func TestClient_ANewPlaceIsNotTheOldOne(t *testing.T) {
 	run(t, func(t *testing.T, m *managers, c *guests.Client) {
-		old := attach(t, c, 'a')
+		old := attach(t, c)
 		m.away(errAway)
 		c.Release(box('a').ContainerID)
 		synctest.Wait()
 		m.away(nil)
-		o := attach(t, c, 'a')
+		o := attach(t, c)
 		time.Sleep(time.Minute)
 		if o.Task == old.Task || !slices.Equal(m.list(), []string{o.Task}) {
 			t.Errorf("had %s, has %s, known are %v", old.Task, o.Task, m.list())
@@ -162,7 +162,7 @@ func TestClient_WaitsForAManager(t *testing.T) {
 			m.away(nil)
 		}()
 		began := time.Now()
-		attach(t, c, 'a')
+		attach(t, c)
 		if took := time.Since(began); took < 10*time.Second || took > 25*time.Second {
 			t.Errorf("took %v", took)
 		}
@@ -228,6 +228,8 @@ func TestClient_Retain(t *testing.T) {
 			t.Errorf("known are %v", m.list())
 		}
 		cancel()
-		<-done
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
 	})
 }

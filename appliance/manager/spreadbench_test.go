@@ -189,7 +189,9 @@ func (idle) Prepare(context.Context) error                             { return 
 func (idle) Start(context.Context) error                               { return nil }
 func (idle) Remove(context.Context) error                              { return nil }
 func (i idle) Shutdown(context.Context) error                          { i.stopped <- time.Now(); return nil }
-func (idle) Wait(ctx context.Context) error                            { <-ctx.Done(); return errors.New("cut short") }
+
+func (idle) Wait(ctx context.Context) error { <-ctx.Done(); return errors.New("cut short") }
+
 func (idle) Status(context.Context) (*swarm.ContainerStatus, []swarm.PortConfig, error) {
 	return nil, nil, nil
 }

@@ -117,7 +117,7 @@ func newCluster(req swarm.InitRequest, now time.Time) (*object.Cluster, error) {
 		c.UnlockKey, c.KEKVersion = seal.NewSecret(), 1
 	}
 	c.JoinTokens.Worker, c.JoinTokens.Manager = join.Pair(root.Cert.Raw)
-	if err := pki.CheckExpiry(c.Spec.CAConfig.NodeCertExpiry); err != nil {
+	if err = pki.CheckExpiry(c.Spec.CAConfig.NodeCertExpiry); err != nil {
 		return nil, object.Errorf(errdefs.ErrInvalidArgument, "%v", err)
 	}
 	if c.SubnetSize == 0 {

@@ -40,7 +40,7 @@ func (n *Node) DoInside(id string, f func() error) error {
 	return n.Do(func() error {
 		paths, err := filepath.Glob(n.Path("data", "run", "netns", id) + "*")
 		if err != nil || len(paths) != 1 {
-			return fmt.Errorf("container %s has %d network namespaces (%v)", id, len(paths), err)
+			return fmt.Errorf("container %s has %d network namespaces (%w)", id, len(paths), err)
 		}
 		ns, err := netns.GetFromPath(paths[0])
 		if err != nil {

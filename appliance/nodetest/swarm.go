@@ -185,7 +185,7 @@ func (n *Node) cutPower() error {
 	err := n.machine.powerOff()
 	n.machine, n.ns = nil, -1
 	if n.cmd != nil {
-		<-n.ended // killed
+		_ = <-n.ended // killed
 		n.cmd = nil
 	}
 	return err

@@ -25,8 +25,8 @@ func overlay(id string) wire.NetworkItem {
 	}}
 }
 
-func service(id string, vips ...string) wire.NetworkItem {
-	s := &wire.NetworkService{Network: "a", ID: id, Name: "web"}
+func service(vips ...string) wire.NetworkItem {
+	s := &wire.NetworkService{Network: "a", ID: "s", Name: "web"}
 	for _, v := range vips {
 		s.VIPs = append(s.VIPs, netip.MustParseAddr(v))
 	}
@@ -102,7 +102,7 @@ func TestView_AppliesSets(t *testing.T) {
 		want string
 	}{
 		{more, "-"},
-		{complete(7, endpoint("t1", wire.EndpointPrepared), service("s", "10.0.1.2")), "7: host h a(1 services t1 prepared)"},
+		{complete(7, endpoint("t1", wire.EndpointPrepared), service("10.0.1.2")), "7: host h a(1 services t1 prepared)"},
 		{change(8, endpoint("t1", wire.EndpointActive), endpoint("t2", wire.EndpointPrepared)), "8: host h a(1 services t1 active t2 prepared)"},
 		{change(9, overlay("b"), host("i"), gone(endpoint("t1", ""))), "9: host h host i a(1 services t2 prepared) b(0 services)"},
 		{change(10, gone(overlay("a")), gone(host("h")), gone(endpoint("t2", ""))), "10: host i b(0 services)"},
@@ -139,7 +139,7 @@ func TestView_RefusesWhatNoManagerSays(t *testing.T) {
 		{"no state", []*wire.Networks{complete(7, overlay("a"), endpoint("t1", "well"))}, `state "well"`},
 		{"no VNI", []*wire.Networks{complete(7, wire.NetworkItem{Network: &wire.Network{ID: "a"}})}, "out of range"},
 		{"no ID", []*wire.Networks{complete(7, wire.NetworkItem{Host: &wire.Host{}})}, "no ID"},
-		{"an impossible VIP", []*wire.Networks{complete(7, overlay("a"), service("s", "224.0.0.1"))}, "VIPs"},
+		{"an impossible VIP", []*wire.Networks{complete(7, overlay("a"), service("224.0.0.1"))}, "VIPs"},
 		{"an impossible slot", []*wire.Networks{complete(7, wire.NetworkItem{Host: &wire.Host{ID: "h", Slot: 1024}})}, "slot 1024"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -166,12 +166,12 @@ func TestView_SharesWhatIsTheSame(t *testing.T) {
 		}
 		return now
 	}
-	first := apply(complete(1, overlay("a"), overlay("b"), host("h"), service("s"), endpoint("t1", wire.EndpointActive)))
+	first := apply(complete(1, overlay("a"), overlay("b"), host("h"), service(), endpoint("t1", wire.EndpointActive)))
 	before, err := first.Parts()
 	if err != nil {
 		t.Fatal(err)
 	}
-	same := apply(change(2, endpoint("t1", wire.EndpointActive), overlay("a"), service("s"), gone(endpoint("t2", ""))))
+	same := apply(change(2, endpoint("t1", wire.EndpointActive), overlay("a"), service(), gone(endpoint("t2", ""))))
 	if same.Networks["a"] != first.Networks["a"] {
 		t.Error("another network, though nothing of it changed")
 	}
@@ -180,7 +180,7 @@ func TestView_SharesWhatIsTheSame(t *testing.T) {
 		t.Error("not exactly the network that changed is another")
 	}
 	v = wire.NewView(second) // another session
-	third := apply(complete(4, overlay("a"), overlay("b"), service("s"), endpoint("t1", wire.EndpointActive)))
+	third := apply(complete(4, overlay("a"), overlay("b"), service(), endpoint("t1", wire.EndpointActive)))
 	if third.Networks["a"] == second.Networks["a"] || third.Networks["b"] != second.Networks["b"] {
 		t.Error("after a complete set not exactly the network that changed is another")
 	}
@@ -197,7 +197,7 @@ func TestView_SharesWhatIsTheSame(t *testing.T) {
 
 // TestNetworks_GoThroughFramesInParts sends more than a frame can hold.
 func TestNetworks_GoThroughFramesInParts(t *testing.T) {
-	set := complete(9, host("h"), overlay("a"), service("s", "10.0.1.2", "fd00::2"))
+	set := complete(9, host("h"), overlay("a"), service("10.0.1.2", "fd00::2"))
 	for i := range 20000 {
 		e := endpoint(fmt.Sprintf("task%021d", i), wire.EndpointActive)
 		e.Endpoint.Names = []string{fmt.Sprintf("web.%d.task%021d", i, i)}
@@ -229,9 +229,9 @@ func FuzzView(f *testing.F) {
 	more := complete(7, host("h"), overlay("a"))
 	more.More = true
 	for _, parts := range [][]*wire.Networks{
-		{complete(7, host("h"), overlay("a"), service("s", "10.0.1.2"), endpoint("t1", wire.EndpointActive))},
+		{complete(7, host("h"), overlay("a"), service("10.0.1.2"), endpoint("t1", wire.EndpointActive))},
 		{more, complete(7, endpoint("t1", wire.EndpointPrepared)), change(8, gone(endpoint("t1", ""))), change(9, gone(overlay("a")), overlay("b"))},
-		{complete(7, overlay("a")), complete(5, overlay("a"), service("s"))},
+		{complete(7, overlay("a")), complete(5, overlay("a"), service())},
 	} {
 		var frames []byte
 		for _, p := range parts {

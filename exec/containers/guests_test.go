@@ -75,11 +75,11 @@ func (g *guests) set(refuse error) {
 	g.refuse = refuse
 }
 
-// onNetwork is a request for a network of the swarm.
-func onNetwork(name string, settings *network.EndpointSettings, script ...string) container.CreateRequest {
+// onNetwork is a request for the swarm's network front.
+func onNetwork(settings *network.EndpointSettings, script ...string) container.CreateRequest {
 	r := request(script...)
-	r.HostConfig.NetworkMode = container.NetworkMode(name)
-	r.NetworkingConfig = &network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{name: settings}}
+	r.HostConfig.NetworkMode = container.NetworkMode("front")
+	r.NetworkingConfig = &network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{"front": settings}}
 	return r
 }
 
@@ -100,7 +100,7 @@ func TestGuest_IsOnTheNetworkWhileItRuns(t *testing.T) {
 	w := newWorld(t)
 	w.guests = &guests{}
 	e := w.engine(t)
-	req := onNetwork("front", &network.EndpointSettings{
+	req := onNetwork(&network.EndpointSettings{
 		Aliases: []string{"www"}, IPAMConfig: &network.EndpointIPAMConfig{IPv4Address: netip.MustParseAddr("10.0.1.5")},
 	}, "deaf")
 	req.Hostname = "myhost"
@@ -160,7 +160,7 @@ func TestGuest_SeesItsNetworkInItsFiles(t *testing.T) {
 	w := newWorld(t)
 	w.guests = &guests{}
 	e := w.engine(t)
-	req := onNetwork("front", nil, "read", "/etc/resolv.conf", "read", "/etc/hosts")
+	req := onNetwork(nil, "read", "/etc/resolv.conf", "read", "/etc/hosts")
 	req.Hostname = "myhost"
 	req.HostConfig.DNS = []netip.Addr{netip.MustParseAddr("192.0.2.53")}
 	req.HostConfig.ExtraHosts = []string{"gate:host-gateway"}
@@ -184,7 +184,7 @@ func TestGuest_ThatGetsNoPlaceDoesNotStart(t *testing.T) {
 	w.guests = &guests{}
 	e := w.engine(t)
 	w.nets.refuse = func(object.Endpoint) error { return object.Errorf(errdefs.ErrFailedPrecondition, "no encryption here") }
-	id := create(t, e, onNetwork("front", nil, "deaf"))
+	id := create(t, e, onNetwork(nil, "deaf"))
 	if err := e.Start(t.Context(), id); !errdefs.IsFailedPrecondition(err) || err.Error() != "no encryption here" {
 		t.Errorf("got %v", err)
 	}
@@ -205,7 +205,7 @@ func TestGuest_IsStartedAgainWhenManagersAreBack(t *testing.T) {
 	w := newWorld(t)
 	w.guests = &guests{}
 	e, stop := w.open(t)
-	req := onNetwork("front", nil, "deaf")
+	req := onNetwork(nil, "deaf")
 	req.HostConfig.RestartPolicy.Name = container.RestartPolicyAlways
 	id := create(t, e, req)
 	start(t, e, id)
@@ -232,9 +232,9 @@ func TestGuest_PlacesOfRunningContainersAreRetained(t *testing.T) {
 	w := newWorld(t)
 	w.guests = &guests{}
 	e, stop := w.open(t)
-	id := create(t, e, onNetwork("front", nil, "deaf"))
+	id := create(t, e, onNetwork(nil, "deaf"))
 	start(t, e, id)
-	ended := create(t, e, onNetwork("front", nil, "ms", "1"))
+	ended := create(t, e, onNetwork(nil, "ms", "1"))
 	start(t, e, ended)
 	wait(t, e, ended)
 	task, err := e.CreateWith(t.Context(), "", request("deaf"), containers.Extra{Overlays: []object.Overlay{{Network: "n", Task: "t"}}})
@@ -267,7 +267,7 @@ func TestGuest_RefusesWhatNetworksOfTheSwarmDoNotHave(t *testing.T) {
 			r.NetworkingConfig.EndpointsConfig["front"].Links = []string{"a:b"}
 		}, errdefs.IsNotImplemented},
 	} {
-		req := onNetwork("front", &network.EndpointSettings{}, "deaf")
+		req := onNetwork(&network.EndpointSettings{}, "deaf")
 		tt.change(&req)
 		if _, err := e.Create(t.Context(), "", req); !tt.is(err) {
 			t.Errorf("%s: %v", tt.name, err)
@@ -279,7 +279,7 @@ func TestGuest_OnSeveralNetworks(t *testing.T) {
 	w := newWorld(t)
 	w.guests = &guests{}
 	e := w.engine(t)
-	req := onNetwork("front", nil, "deaf")
+	req := onNetwork(nil, "deaf")
 	req.NetworkingConfig.EndpointsConfig["back"] = &network.EndpointSettings{Aliases: []string{"db"}}
 	id := create(t, e, req)
 	start(t, e, id)
@@ -297,7 +297,7 @@ func TestGuest_ChangesItsNetworksWhileItDoesNotRun(t *testing.T) {
 	w := newWorld(t)
 	w.guests = &guests{}
 	e, stop := w.open(t)
-	id := create(t, e, onNetwork("front", nil, "deaf"))
+	id := create(t, e, onNetwork(nil, "deaf"))
 	networks := func() []string { return slices.Sorted(maps.Keys(inspect(t, e, id).NetworkSettings.Networks)) }
 	if err := e.ConnectNetwork(t.Context(), id, "back", &network.EndpointSettings{Aliases: []string{"db"}}); err != nil {
 		t.Fatal(err)

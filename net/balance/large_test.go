@@ -13,13 +13,13 @@ import (
 	"skep/net/nft"
 )
 
-// many are services of so many backends each, every one at a VIP of its own.
-func many(services, backends int) []balance.Service {
+// many are 1000 services of ten backends each, every one at a VIP of its own.
+func many() []balance.Service {
 	vip, backend := netip.MustParseAddr("10.8.0.1"), netip.MustParseAddr("10.9.0.1")
 	var out []balance.Service
-	for range services {
+	for range 1000 {
 		s := balance.Service{Address: vip, Protocol: "tcp", Port: 80}
-		for range backends {
+		for range 10 {
 			s.Backends = append(s.Backends, balance.Backend{Address: backend})
 			backend = backend.Next()
 		}
@@ -29,7 +29,7 @@ func many(services, backends int) []balance.Service {
 }
 
 func takesMany(t *testing.T, w *world, _ place) {
-	all := many(1000, 10)
+	all := many()
 	before := w.generation(t)
 	start := time.Now()
 	w.set(t, all...)
@@ -74,7 +74,7 @@ func (w *world) generation(tb testing.TB) (n uint32) {
 }
 
 func BenchmarkPlan(b *testing.B) {
-	all := many(1000, 10)
+	all := many()
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := balance.Plan(output(), all); err != nil {
@@ -84,11 +84,11 @@ func BenchmarkPlan(b *testing.B) {
 }
 
 // All services, as when a container is connected.
-func BenchmarkSet(b *testing.B) { //nolint:thelper // each mode is one
+func BenchmarkSet(b *testing.B) {
 	for _, mode := range modes(b) {
 		b.Run(fmt.Sprintf("%s/services=1000", mode), func(b *testing.B) {
 			w := newWorld(b, mode, balance.Output, 0)
-			all := many(1000, 10)
+			all := many()
 			for b.Loop() {
 				b.StopTimer()
 				try(b, w.Destroy(b.Context()))
@@ -104,7 +104,7 @@ func BenchmarkChange(b *testing.B) {
 	for _, mode := range modes(b) {
 		b.Run(fmt.Sprintf("%s/services=1000", mode), func(b *testing.B) {
 			w := newWorld(b, mode, balance.Output, 0)
-			with, without := many(1000, 10), many(1000, 10)
+			with, without := many(), many()
 			without[500].Backends = without[500].Backends[:9]
 			w.set(b, with...)
 			for b.Loop() {
@@ -124,7 +124,7 @@ func BenchmarkConnect(b *testing.B) {
 				for _, h := range w.backends {
 					h.serve(b, 80)
 				}
-				w.set(b, append(many(1000, 10), w.to(at(p.v4, 80), "tcp", 0, 0, 1, 2, 3, 4))...)
+				w.set(b, append(many(), w.to(at(p.v4, 80), "tcp", 0, 0, 1, 2, 3, 4))...)
 				b.Run("direct", func(b *testing.B) { w.connect(b, at(w.backends[0].v4.String(), 80)) })
 				b.Run("balanced", func(b *testing.B) { w.connect(b, at(p.v4, 80)) })
 			})

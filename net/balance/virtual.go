@@ -38,7 +38,7 @@ func openVirtual(c Config) (*virtual, error) {
 		return nil, err
 	}
 	v := &virtual{config: c, conn: conn}
-	if err := errors.Join(settings(c.Where), conn.SetTimeouts(timeouts())); err != nil {
+	if err = errors.Join(settings(c.Where), conn.SetTimeouts(timeouts())); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
 	if noBeside() == nil {

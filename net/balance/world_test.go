@@ -249,7 +249,7 @@ func (h *host) answer(p net.PacketConn, port uint16) {
 func dial(from, network, to string, patience time.Duration) (c net.Conn, err error) {
 	err = link.Within(from, func() (err error) {
 		d := net.Dialer{Timeout: patience}
-		c, err = d.Dial(network, to) //nolint:noctx // the connection must be made on this thread
+		c, err = d.Dial(network, to)
 		return err
 	})
 	return c, err

@@ -67,6 +67,7 @@ func BenchmarkServe(b *testing.B) {
 }
 
 func benchServe(b *testing.B, ns, server string, packet []byte, clients int) {
+	b.Helper()
 	conns := make([]net.Conn, clients)
 	within(b, ns, func() (err error) {
 		for i := range conns {
@@ -107,6 +108,7 @@ func benchServe(b *testing.B, ns, server string, packet []byte, clients int) {
 
 // serveEcho answers datagrams with themselves.
 func serveEcho(b *testing.B, ns string) string {
+	b.Helper()
 	var conn *net.UDPConn
 	within(b, ns, func() error {
 		c, err := net.ListenPacket("udp4", "127.0.0.1:0")

@@ -6,8 +6,6 @@ import (
 	"net"
 	"testing"
 
-	wire "github.com/miekg/dns"
-
 	"skep/net/link/umltest"
 )
 
@@ -24,7 +22,7 @@ func TestDirect_TakesPort53WhereThePacketFilterCannot(t *testing.T) {
 	for range 2 {
 		w.open(t, client(ns, "n1"))
 		for _, network := range []string{"udp", "tcp"} {
-			if got := text(ask(t, ns, network, "web", wire.TypeA)); got != "NOERROR 60:10.0.1.2" {
+			if got := text(ask(t, ns, network, "web")); got != "NOERROR 60:10.0.1.2" {
 				t.Errorf("by %s: got %s", network, got)
 			}
 		}

@@ -27,10 +27,10 @@ func client(path string, networks ...string) dns.Client {
 
 var server = net.JoinHostPort(dns.Address, "53")
 
-// ask asks from inside the container, by udp or tcp.
-func ask(tb testing.TB, path, network, name string, kind uint16) *wire.Msg {
+// ask asks for an IPv4 address from inside the container, by udp or tcp.
+func ask(tb testing.TB, path, network, name string) *wire.Msg {
 	tb.Helper()
-	return send(tb, path, network, new(wire.Msg).SetQuestion(wire.Fqdn(name), kind))
+	return send(tb, path, network, new(wire.Msg).SetQuestion(wire.Fqdn(name), wire.TypeA))
 }
 
 func send(tb testing.TB, path, network string, m *wire.Msg) (reply *wire.Msg) {
@@ -66,7 +66,12 @@ func serveUpstream(tb testing.TB, path string, u upstream) netip.AddrPort {
 		done := make(chan error, 1)
 		go func() { done <- s.ActivateAndServe() }()
 		<-ready
-		tb.Cleanup(func() { _ = s.Shutdown(); <-done })
+		tb.Cleanup(func() {
+			_ = s.Shutdown()
+			if err := <-done; err != nil {
+				tb.Error(err)
+			}
+		})
 	}
 	return netip.MustParseAddrPort(streams.Addr().String())
 }
@@ -101,7 +106,7 @@ func TestResolver_AnswersBesideAServerOfTheContainersOwn(t *testing.T) {
 		return nil
 	})
 	for _, network := range []string{"udp", "tcp"} {
-		if got := text(ask(t, ns, network, "web", wire.TypeA)); got != "NOERROR 60:10.0.1.2" {
+		if got := text(ask(t, ns, network, "web")); got != "NOERROR 60:10.0.1.2" {
 			t.Errorf("by %s: got %s", network, got)
 		}
 		within(t, ns, func() error {
@@ -123,10 +128,10 @@ func TestResolver_CutsAnswersAndHasTheClientComeByStream(t *testing.T) {
 	w.Set(state(crowd(300)))
 	ns := container(t)
 	w.open(t, client(ns, "n1"))
-	if m := ask(t, ns, "udp", "tasks.web", wire.TypeA); !m.Truncated || len(m.Answer) != 30 {
+	if m := ask(t, ns, "udp", "tasks.web"); !m.Truncated || len(m.Answer) != 30 {
 		t.Errorf("by udp: got %d records, cut %t", len(m.Answer), m.Truncated)
 	}
-	if m := ask(t, ns, "tcp", "tasks.web", wire.TypeA); m.Truncated || len(m.Answer) != 300 {
+	if m := ask(t, ns, "tcp", "tasks.web"); m.Truncated || len(m.Answer) != 300 {
 		t.Errorf("by tcp: got %d records, cut %t", len(m.Answer), m.Truncated)
 	}
 	m := new(wire.Msg).SetQuestion("tasks.web.", wire.TypeA)
@@ -153,7 +158,7 @@ func TestResolver_FollowsTheStateAndTheClient(t *testing.T) {
 	}
 	for i, s := range steps {
 		s.do()
-		if got := text(ask(t, ns, "udp", "web", wire.TypeA)); got != s.want {
+		if got := text(ask(t, ns, "udp", "web")); got != s.want {
 			t.Errorf("step %d: got %s, want %s", i, got, s.want)
 		}
 	}
@@ -171,7 +176,7 @@ func TestResolver_AsksTheNodesServersFromTheNode(t *testing.T) {
 	ns := container(t)
 	w.open(t, client(ns))
 	for _, network := range []string{"udp", "tcp"} {
-		if got := text(ask(t, ns, network, "example.com", wire.TypeA)); got != "NOERROR 30:198.51.100.7" {
+		if got := text(ask(t, ns, network, "example.com")); got != "NOERROR 30:198.51.100.7" {
 			t.Errorf("by %s: got %s", network, got)
 		}
 	}
@@ -187,7 +192,7 @@ func TestResolver_AsksTheUsersServersFromTheContainer(t *testing.T) {
 	c.Upstreams = []netip.AddrPort{serveUpstream(t, ns, answering("198.51.100.8"))}
 	w.open(t, c)
 	for _, network := range []string{"udp", "tcp"} {
-		if got := text(ask(t, ns, network, "example.com", wire.TypeA)); got != "NOERROR 30:198.51.100.8" {
+		if got := text(ask(t, ns, network, "example.com")); got != "NOERROR 30:198.51.100.8" {
 			t.Errorf("by %s: got %s", network, got)
 		}
 	}
@@ -206,7 +211,7 @@ func TestResolver_AsksNobodyForAnInternalClient(t *testing.T) {
 		"web": "NOERROR 60:10.0.1.2", "example.com": "SERVFAIL", "nobody": "SERVFAIL", "tasks.nobody": "NXDOMAIN",
 	} {
 		for _, network := range []string{"udp", "tcp"} {
-			if got := text(ask(t, ns, network, name, wire.TypeA)); got != want {
+			if got := text(ask(t, ns, network, name)); got != want {
 				t.Errorf("%s by %s: got %s, want %s", name, network, got, want)
 			}
 		}
@@ -222,7 +227,7 @@ func TestOpen_FollowsAContainerIntoAnotherNamespace(t *testing.T) {
 	first, second := container(t), container(t)
 	for _, ns := range []string{first, second} {
 		w.open(t, client(ns, "n1"))
-		if got := text(ask(t, ns, "udp", "web", wire.TypeA)); got != "NOERROR 60:10.0.1.2" {
+		if got := text(ask(t, ns, "udp", "web")); got != "NOERROR 60:10.0.1.2" {
 			t.Errorf("got %s", got)
 		}
 	}
@@ -271,7 +276,7 @@ func TestRetain_ShutsTheOthers(t *testing.T) {
 			return err
 		})
 	}
-	if got := text(ask(t, spaces["c2"], "udp", "web", wire.TypeA)); got != "NOERROR 60:10.0.1.2" {
+	if got := text(ask(t, spaces["c2"], "udp", "web")); got != "NOERROR 60:10.0.1.2" {
 		t.Errorf("got %s", got)
 	}
 }

@@ -138,7 +138,7 @@ func TestResolver_TakesAnotherPortIfItsOwnIsTaken(t *testing.T) {
 		t.Errorf("still has port %s", got)
 	}
 	for _, network := range []string{"udp", "tcp"} {
-		if got := text(ask(t, ns, network, "web", wire.TypeA)); got != "NOERROR 60:10.0.1.2" {
+		if got := text(ask(t, ns, network, "web")); got != "NOERROR 60:10.0.1.2" {
 			t.Errorf("got %s", got)
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	wire "github.com/miekg/dns"
 	"github.com/vishvananda/netlink"
 
 	"skep/net/dns"
@@ -38,7 +37,7 @@ func TestResolver_TracksNoConnection(t *testing.T) {
 		}})
 	})
 	for _, network := range []string{"udp", "tcp"} {
-		ask(t, ns, network, "web", wire.TypeA)
+		ask(t, ns, network, "web")
 	}
 	within(t, ns, func() error {
 		flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, netlink.FAMILY_V4)
@@ -131,7 +130,7 @@ func TestCheck_MendsTheTable(t *testing.T) {
 	if diff := cmp.Diff(before, table(t, ns, w.port(t))); diff != "" {
 		t.Errorf("mended (-want +got):\n%s", diff)
 	}
-	if got := text(ask(t, ns, "udp", "web", wire.TypeA)); got != "NOERROR 60:10.0.1.2" {
+	if got := text(ask(t, ns, "udp", "web")); got != "NOERROR 60:10.0.1.2" {
 		t.Errorf("got %s", got)
 	}
 	// A container that has ended is no error.

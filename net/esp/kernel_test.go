@@ -173,13 +173,13 @@ func sniff(t *testing.T, device string) *sniffer {
 }
 
 // seen is how many frames there were: in ESP, and that hold the text.
-func (s *sniffer) seen(text string) (encrypted, clear int) {
+func (s *sniffer) seen(text string) (encrypted, plain int) {
 	s.Helper()
 	b := make([]byte, 4096)
 	for {
 		n, _, err := unix.Recvfrom(s.fd, b, 0)
 		if errors.Is(err, unix.EAGAIN) {
-			return encrypted, clear
+			return encrypted, plain
 		}
 		if err != nil {
 			s.Fatal(err)
@@ -188,7 +188,7 @@ func (s *sniffer) seen(text string) (encrypted, clear int) {
 			encrypted++
 		}
 		if bytes.Contains(b[:n], []byte(text)) {
-			clear++
+			plain++
 		}
 	}
 }

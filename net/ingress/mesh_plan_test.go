@@ -54,8 +54,10 @@ func TestMeshPlan_Golden(t *testing.T) {
 		Interface: "eth1", Address: netip.MustParsePrefix("10.0.0.10/24"), Gateway: netip.MustParseAddr("10.0.0.1"),
 		Subnet: netip.MustParsePrefix("10.0.0.0/24"),
 		Ports: []MemberPort{
-			{Protocol: network.UDP, Target: 5353, Index: 1}, {Protocol: network.TCP, Target: 80, Index: 0},
-			{Protocol: network.TCP, Target: 90, Index: 40}, {Protocol: network.SCTP, Target: 91, Index: 2},
+			{Protocol: network.UDP, Target: 5353, Index: 1},
+			{Protocol: network.TCP, Target: 80, Index: 0},
+			{Protocol: network.TCP, Target: 90, Index: 40},
+			{Protocol: network.SCTP, Target: 91, Index: 2},
 		},
 	}).String())
 	var b strings.Builder

@@ -67,7 +67,6 @@ type meshNode struct {
 	slot    int
 	second  netip.Addr // another address of the machine
 	guests  byte       // on its bridge
-	last    *overlay.Network
 }
 
 func (w *world) newNode() *meshNode {

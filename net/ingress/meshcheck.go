@@ -73,7 +73,7 @@ func (m *Mesh) mend(ctx context.Context) (repaired int, err error) {
 // members' namespaces, and says what is not right. It changes nothing. It looks
 // at tables and devices only: [Mesh.Check] also mends addresses and routes.
 func (m *Mesh) Inspect(ctx context.Context) (faults []string, err error) {
-	if err := m.take(ctx); err != nil {
+	if err = m.take(ctx); err != nil {
 		return nil, fmt.Errorf("inspect mesh: %w", err)
 	}
 	defer m.give()
@@ -83,8 +83,8 @@ func (m *Mesh) Inspect(ctx context.Context) (faults []string, err error) {
 	if identity, gone := identify(m.state.Namespace); gone != nil || m.box == nil || m.box.identity != identity {
 		return []string{"the router's namespace is not the mesh's"}, nil
 	}
-	say := func(wrong bool, what string) {
-		if wrong {
+	say := func(fault bool, what string) {
+		if fault {
 			faults = append(faults, what)
 		}
 	}
@@ -93,16 +93,16 @@ func (m *Mesh) Inspect(ctx context.Context) (faults []string, err error) {
 	published, wrong := m.node.same(m.filter)
 	say(!published, "the published ports are not led to the router as they should be")
 	err = errors.Join(err, wrong, within(m.box.path, func(c *nft.Conn) error {
-		forwards, err := m.box.router.same(c)
+		forwards, unseen := m.box.router.same(c)
 		say(!forwards, "the router does not forward as it should")
-		steers, wrong := m.box.steering.same(c)
+		steers, unknown := m.box.steering.same(c)
 		say(!steers, "answers are not led back as they should be")
-		return errors.Join(err, wrong)
+		return errors.Join(unseen, unknown)
 	}))
 	n, wrong := m.box.balancer.Inspect(ctx)
 	say(n > 0, fmt.Sprintf("the router's balancer is not as it should be (%d differences)", n))
 	said, silent := m.inspectMembers(ctx)
-	if err := errors.Join(err, wrong, silent); err != nil {
+	if err = errors.Join(err, wrong, silent); err != nil {
 		return nil, fmt.Errorf("inspect mesh: %w", err)
 	}
 	return append(faults, said...), nil

@@ -16,9 +16,6 @@ type table struct {
 	want  nft.Table
 }
 
-// opener opens a connection to where the table is.
-type opener func() (*nft.Conn, error)
-
 // settled reports whether there is nothing to do.
 func (t *table) settled() bool { return t.known && t.now.String() == t.want.String() }
 

@@ -158,8 +158,8 @@ func (c *Conn) RemoveAddress(d Device, p netip.Prefix) error {
 	return nil
 }
 
-// LinkLocal is the address that a device has by itself, by its MAC.
-func LinkLocal(mac net.HardwareAddr) netip.Addr {
+// Local is the link-local address that a device has by itself, by its MAC.
+func Local(mac net.HardwareAddr) netip.Addr {
 	b := [16]byte{0: 0xfe, 1: 0x80, 11: 0xff, 12: 0xfe}
 	if len(mac) == 6 {
 		copy(b[8:11], mac[:3])

@@ -17,10 +17,10 @@ import (
 )
 
 // tunnel makes a namespace with a VXLAN device in it, whose socket is here.
-func tunnel(t *testing.T) (path string, inside *link.Conn, device link.Device) {
+func tunnel(t *testing.T) (inside *link.Conn, device link.Device) {
 	t.Helper()
 	here := open(t)
-	path = filepath.Join(t.TempDir(), "ns")
+	path := filepath.Join(t.TempDir(), "ns")
 	if err := link.Create(path, link.Loopback); err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +57,7 @@ func tunnel(t *testing.T) (path string, inside *link.Conn, device link.Device) {
 	if err := link.Within(path, func() error { return link.SpeakIPv6("vxlan0", true) }); err != nil {
 		t.Fatal(err)
 	}
-	return path, inside, device
+	return inside, device
 }
 
 func entriesOf(t *testing.T, c *link.Conn, d link.Device) []string {
@@ -75,7 +75,7 @@ func entriesOf(t *testing.T, c *link.Conn, d link.Device) []string {
 }
 
 func TestProgram_AsManyAsNeeded(t *testing.T) {
-	_, c, d := tunnel(t)
+	c, d := tunnel(t)
 	var set []link.Entry
 	for i := range 1000 {
 		mac := link.MAC{2, 0, 0, 0, byte(i >> 8), byte(i)}
@@ -119,7 +119,7 @@ func TestProgram_AsManyAsNeeded(t *testing.T) {
 
 // The error names the entry; others are programmed, also if very many are refused.
 func TestProgram_TellsWhatIsRefused(t *testing.T) {
-	_, c, d := tunnel(t)
+	c, d := tunnel(t)
 	good := func(i byte) link.Entry {
 		return link.Entry{Table: link.Forwards, MAC: link.MAC{2, 0, 0, 0, 0, i}, Address: netip.MustParseAddr("192.0.2.9")}
 	}

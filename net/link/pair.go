@@ -99,7 +99,7 @@ func (p Pair) inside() error {
 func HostAddresses(mac net.HardwareAddr, addrs []netip.Prefix) []netip.Prefix {
 	out := slices.Clone(addrs)
 	if slices.ContainsFunc(addrs, func(a netip.Prefix) bool { return a.Addr().Is6() }) {
-		out = append(out, netip.PrefixFrom(LinkLocal(mac), 64))
+		out = append(out, netip.PrefixFrom(Local(mac), 64))
 	}
 	return out
 }

@@ -220,13 +220,14 @@ func (p *printer) dynset(e *expr.Dynset) {
 // take is what the registers from one on hold. They hold nothing after.
 func (p *printer) take(register uint32) string {
 	var key []string
-	for w, step := word(register), uint32(1); p.words[w] != ""; w += step {
-		step = 1
-		if p.words[w] == "ip6 daddr" || p.words[w] == netip.IPv6Unspecified().String() {
-			step = 4
-		}
-		key = append(key, p.words[w])
+	for w := word(register); p.words[w] != ""; {
+		part := p.words[w]
+		key = append(key, part)
 		delete(p.words, w)
+		w++
+		if part == "ip6 daddr" || part == netip.IPv6Unspecified().String() {
+			w += 3 // 16 bytes
+		}
 	}
 	return strings.Join(key, " . ")
 }

@@ -19,7 +19,7 @@ import (
 func (o *Overlay) converge(ctx context.Context, s *segment) (mended int, words []string, err error) {
 	s.dirty = true
 	if s.link == nil || !link.Pinned(s.path) {
-		if err := o.makeNamespace(s); err != nil {
+		if err = o.makeNamespace(s); err != nil {
 			return 0, nil, err
 		}
 		mended, words = 1, []string{"the namespace is missing"}
@@ -35,7 +35,7 @@ func (o *Overlay) converge(ctx context.Context, s *segment) (mended int, words [
 	if err := link.Within(s.path, s.settings); err != nil {
 		return mended, words, err
 	}
-	if err := o.apply(ctx, s, want, have, d); err != nil {
+	if err := o.apply(ctx, s, want, d); err != nil {
 		return mended, append(words, d.words...), err
 	}
 	s.table, s.who, s.dirty = want.table, who{}, false
@@ -61,7 +61,7 @@ func (o *Overlay) makeNamespace(s *segment) error {
 
 // apply does what is to be done. Every step fits what an earlier run that was
 // cut off left. The table comes before the ports: no frame passes unseen.
-func (o *Overlay) apply(ctx context.Context, s *segment, want layout, have observed, d difference) error {
+func (o *Overlay) apply(ctx context.Context, s *segment, want layout, d difference) error {
 	if err := s.link.Remove(d.remove...); err != nil {
 		return err
 	}
@@ -146,13 +146,13 @@ func (o *Overlay) setTunnel(s *segment, want layout) error {
 	if err != nil {
 		return err
 	}
-	if err := s.link.SetMTU(t, want.tunnel.MTU); err != nil {
+	if err = s.link.SetMTU(t, want.tunnel.MTU); err != nil {
 		return err
 	}
 	err = link.Within(s.path, func() error {
 		if o.software {
-			if err := link.SoftwareChecksums(tunnelName); err != nil {
-				return err
+			if sum := link.SoftwareChecksums(tunnelName); sum != nil {
+				return sum
 			}
 		}
 		// It must, to answer for neighbours of IPv6.
@@ -161,7 +161,7 @@ func (o *Overlay) setTunnel(s *segment, want layout) error {
 	if err != nil {
 		return err
 	}
-	if err := s.link.Enslave(tunnelName, bridgeName); err != nil {
+	if err = s.link.Enslave(tunnelName, bridgeName); err != nil {
 		return err
 	}
 	if err := s.link.Treat(t, tunnelTreatment()); err != nil {

@@ -146,7 +146,7 @@ func (w *wire) seen(t *testing.T) (encrypted, read int) {
 
 func TestEncrypted_NobodyReads(t *testing.T) {
 	b := newBank(t, linktest.NewSwitch(t))
-	cable := tap(t, b.n2, "eth0")
+	cable := tap(t, b.n2)
 	if back := talk(t, b.c1, b.c2.addrs()[0], 50, func(int) {}); back != 50 {
 		t.Errorf("%d of 50 came back", back)
 	}
@@ -214,7 +214,7 @@ func TestEncrypted_FramesInClearAreDropped(t *testing.T) {
 		})
 	}
 	arrives := func(at *box) func() bool {
-		w := tap(t, at, "eth0")
+		w := tap(t, at)
 		return func() bool {
 			return w.await(t, 300*time.Millisecond, func(f []byte) bool { return bytes.Contains(f, []byte(marked)) })
 		}

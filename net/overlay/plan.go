@@ -97,7 +97,7 @@ func planChain(port string, mac net.HardwareAddr, addrs []netip.Prefix) nft.Chai
 		rules = append(rules, r.Carries(nft.EtherIPv4).FromAddress(a).Accept(), r.SaysARP(a, mac).Accept())
 	}
 	if len(v6) > 0 {
-		v6 = append(v6, link.LinkLocal(mac))
+		v6 = append(v6, link.Local(mac))
 		rules = append(rules,
 			six.ICMPv6(nft.RouterAdvertisement).Drop(),
 			six.ICMPv6(nft.Redirect).Drop())

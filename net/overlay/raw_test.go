@@ -21,12 +21,12 @@ type wire struct {
 	index int
 }
 
-// tap opens a device of a place.
-func tap(tb testing.TB, at place, device string) *wire {
+// tap opens the device of a place.
+func tap(tb testing.TB, at place) *wire {
 	tb.Helper()
 	w := &wire{}
 	at.Within(tb, func() (err error) {
-		ifc, err := net.InterfaceByName(device)
+		ifc, err := net.InterfaceByName("eth0")
 		if err != nil {
 			return err
 		}

@@ -20,10 +20,10 @@ func TestOverlay_ContainerCannotPretendToBeAnother(t *testing.T) {
 	n1, _, c1, far := pair(t)
 	near := n1.attach(t, "near", webID, "10.0.9.7/24", "fd00:9::7/64")
 	other := n1.attach(t, "other", webID, "10.0.9.8/24", "fd00:9::8/64")
-	out := tap(t, c1, "eth0")
+	out := tap(t, c1)
 	own4, own6 := c1.addrs()[0], c1.addrs()[1]
 	for _, victim := range []*box{near, far} {
-		in := tap(t, victim, "eth0")
+		in := tap(t, victim)
 		v4, v6 := victim.addrs()[0], victim.addrs()[1]
 		to := victim.MAC
 		tests := []struct {
@@ -75,9 +75,9 @@ func TestOverlay_ContainerCannotPretendToBeAnother(t *testing.T) {
 func TestOverlay_NothingIsFlooded(t *testing.T) {
 	n1, n2, c1, far := pair(t)
 	near := n1.attach(t, "near", webID, "10.0.9.7/24", "fd00:9::7/64")
-	asker := tap(t, c1, "eth0")
-	listeners := map[string]*wire{"the container beside": tap(t, near, "eth0"), "the container afar": tap(t, far, "eth0")}
-	leaves := tap(t, n2, "eth0")
+	asker := tap(t, c1)
+	listeners := map[string]*wire{"the container beside": tap(t, near), "the container afar": tap(t, far)}
+	leaves := tap(t, n2)
 	own4, own6 := c1.addrs()[0], c1.addrs()[1]
 	for _, test := range []struct {
 		who          string

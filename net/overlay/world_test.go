@@ -132,12 +132,6 @@ func (n *node) right(tb testing.TB, network string) {
 	}
 }
 
-// same is a fresh pointer to an equal network.
-func same(n *overlay.Network) *overlay.Network {
-	c := *n
-	return &c
-}
-
 // box is a container: a namespace, and its place on a network.
 type box struct {
 	overlay.Attachment

@@ -129,7 +129,7 @@ func (a Attachment) Clone() Attachment {
 	a.Nameserver, a.Search, a.Options = slices.Clone(a.Nameserver), slices.Clone(a.Search), slices.Clone(a.Options)
 	a.Overlays = slices.Clone(a.Overlays)
 	for i := range a.Overlays {
-		a.Overlays[i].Overlay = a.Overlays[i].Overlay.Clone()
+		a.Overlays[i].Overlay = a.Overlays[i].Clone()
 		a.Overlays[i].Gateways = slices.Clone(a.Overlays[i].Gateways)
 	}
 	return a

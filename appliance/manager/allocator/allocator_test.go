@@ -137,8 +137,8 @@ func (in service) service() *object.Service {
 }
 
 // plan decides, says what and writes it.
-func plan(t testing.TB, s *storetest.Local) (out []string) {
-	t.Helper()
+func plan(tb testing.TB, s *storetest.Local) (out []string) {
+	tb.Helper()
 	c, _ := allocator.Plan(nil, s.Since(0), time.Now())
 	if c.Empty() {
 		return nil
@@ -159,7 +159,7 @@ func plan(t testing.TB, s *storetest.Local) (out []string) {
 			out = append(out, line)
 		}
 	}
-	s.Write(t, func(tx *store.Tx) {
+	s.Write(tb, func(tx *store.Tx) {
 		for _, o := range c.Update {
 			tx.Update(o)
 		}

@@ -160,19 +160,19 @@ func (l *land) subnets(n *object.Network) (out []swarm.IPAMConfig, err error) {
 			out = append(out, c)
 		}
 	}
+	var pools [][]ipam.Range
 	if !has[0] {
-		s, err := ipam.FirstFree(l.pools, l.taken)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, swarm.IPAMConfig{Subnet: s})
+		pools = append(pools, l.pools)
 	}
 	if n.Spec.IPv6Enabled && !has[1] {
-		s, err := ipam.FirstFree([]ipam.Range{l.v6}, l.taken)
+		pools = append(pools, []ipam.Range{l.v6})
+	}
+	for _, pool := range pools {
+		free, err := ipam.FirstFree(pool, l.taken)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, swarm.IPAMConfig{Subnet: s})
+		out = append(out, swarm.IPAMConfig{Subnet: free})
 	}
 	for i := range out {
 		if out[i].Gateway, err = gateway(n, out[i]); err != nil {

@@ -26,8 +26,8 @@ func (r *round) allocateServices(ids []string) {
 		todo = append(todo, svc)
 	}
 	slices.SortStableFunc(todo, func(a, b *object.Service) int { return a.CreatedAt.Compare(b.CreatedAt) })
-	for _, svc := range todo {
-		svc, why := r.endpoint(svc)
+	for _, old := range todo {
+		svc, why := r.endpoint(old)
 		waits := r.newTasks(svc, why) || why != ""
 		r.wait(store.KeyOf(svc), waits)
 	}

@@ -26,8 +26,8 @@ type family struct {
 
 // site is a network to take addresses from, or why there is none.
 func (r *round) site(id string) (s *site, why string) {
-	if s, ok := r.sites[id]; ok {
-		return s, ""
+	if known, ok := r.sites[id]; ok {
+		return known, ""
 	}
 	n := r.networks[id]
 	if n == nil {

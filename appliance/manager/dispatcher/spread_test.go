@@ -119,27 +119,26 @@ func (w *world) networked() {
 	w.store.Write(w.T, func(tx *store.Tx) { tx.Create(n) })
 	for i := range 2 {
 		w.editNode(fmt.Sprint("n", i+1), func(n *object.Node) { n.Status.State = swarm.NodeStateReady })
-		w.on("a", fmt.Sprint("t", i+1), fmt.Sprint("n", i+1), swarm.TaskStateRunning)
+		w.on(fmt.Sprint("t", i+1), fmt.Sprint("n", i+1), swarm.TaskStateRunning)
 	}
 	synctest.Wait()
 }
 
 // on makes a task on a network.
-func (w *world) on(network, id, node string, state swarm.TaskState) {
+func (w *world) on(id, node string, state swarm.TaskState) {
 	w.Helper()
 	w.store.Write(w.T, func(tx *store.Tx) {
 		t := &object.Task{ID: id, ServiceID: "s", NodeID: node, DesiredState: swarm.TaskStateRunning}
 		t.Status.State = state
-		if network != "" {
-			t.Networks = []object.TaskNetwork{{ID: network, Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.7/24")}}}
-		}
+		t.Networks = []object.TaskNetwork{{ID: "a", Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.7/24")}}}
 		tx.Create(t)
 	})
 }
 
-func (w *world) stop(id string) {
+// stop asks the first task to.
+func (w *world) stop() {
 	w.Helper()
-	w.edit(id, func(t *object.Task) { t.DesiredState = swarm.TaskStateShutdown })
+	w.edit("t1", func(t *object.Task) { t.DesiredState = swarm.TaskStateShutdown })
 	synctest.Wait()
 }
 
@@ -159,13 +158,13 @@ func TestSpread_StopsATaskWhenAllHaveProgrammedIt(t *testing.T) {
 			m.programmed()
 		}
 		// The new task is told of before the old one drains.
-		w.on("a", "t3", "n2", swarm.TaskStateStarting)
+		w.on("t3", "n2", swarm.TaskStateStarting)
 		n2.want("a task to start", "networks a/t1:active a/t2:active a/t3:prepared; t3 is to be running")
 		n2.programmed()
 		w.edit("t3", func(t *object.Task) { t.Status.State = swarm.TaskStateRunning })
 		n1.want("a task that starts", "networks a/t1:active a/t2:active a/t3:prepared")
 		n1.programmed()
-		w.stop("t1")
+		w.stop()
 		n1.want("its own task drains", "networks a/t1:active a/t2:active a/t3:active; networks a/t1:draining a/t2:active a/t3:active")
 		n2.want("that it runs", "networks a/t1:active a/t2:active a/t3:active")
 		n2.programmed()
@@ -189,7 +188,7 @@ func TestSpread_StopsATaskAfterTwoSecondsAtMost(t *testing.T) {
 		n1.told()
 		n2.told()
 		time.Sleep(time.Second)
-		w.stop("t1")
+		w.stop()
 		n1.want("its task drains", "networks a/t1:draining a/t2:active")
 		time.Sleep(2*time.Second - time.Nanosecond)
 		n1.want("just before", "")
@@ -219,7 +218,7 @@ func TestSpread_StopsATaskAtOnceIf(t *testing.T) {
 				test.do(w)
 				n1.told()
 				n1.programmed()
-				w.stop("t1")
+				w.stop()
 				got := n1.told()
 				n1.programmed()
 				if got += n1.told(); !strings.HasSuffix(got, "t1 is to be shutdown") {
@@ -238,7 +237,7 @@ func TestSpread_StopsATaskWhenTheLastOneWaitedForIsDown(t *testing.T) {
 		n1.told()
 		n2.told()
 		n1.programmed()
-		w.stop("t1")
+		w.stop()
 		n1.told()
 		n1.programmed()
 		n1.want("before", "")
@@ -253,7 +252,7 @@ func TestSpread_StopsATaskWhenTheLastOneWaitedForIsDown(t *testing.T) {
 func TestSpread_TellsOthersWhatANodeLeadsNothingTo(t *testing.T) {
 	run(t, func(t *testing.T, w *world) { //nolint:thelper // the body of the test
 		w.networked()
-		w.on("a", "over", "n1", swarm.TaskStateFailed)
+		w.on("over", "n1", swarm.TaskStateFailed)
 		n1, n2 := w.join("n1"), w.join("n2")
 		n1.told()
 		n2.told()
@@ -285,17 +284,17 @@ func TestSpread_GathersNewsForABusyNode(t *testing.T) {
 		n2.told()
 		n2.programmed()
 		for i := range 3 {
-			w.on("a", fmt.Sprint("u", i), "n1", swarm.TaskStateAssigned)
+			w.on(fmt.Sprint("u", i), "n1", swarm.TaskStateAssigned)
 			synctest.Wait()
 		}
 		n2.want("at once", "networks a/t1:active a/t2:active a/u0:prepared")
 		n2.programmed()
 		n2.want("together", "networks a/t1:active a/t2:active a/u0:prepared a/u1:prepared a/u2:prepared")
-		w.on("a", "u3", "n1", swarm.TaskStateAssigned)
+		w.on("u3", "n1", swarm.TaskStateAssigned)
 		n2.want("while it is busy", "")
 		time.Sleep(200 * time.Millisecond)
 		n2.want("after a while", "networks a/t1:active a/t2:active a/u0:prepared a/u1:prepared a/u2:prepared a/u3:prepared")
-		w.on("a", "u4", "n2", swarm.TaskStateAssigned)
+		w.on("u4", "n2", swarm.TaskStateAssigned)
 		n2.want("with a task", "networks a/t1:active a/t2:active a/u0:prepared a/u1:prepared a/u2:prepared a/u3:prepared a/u4:prepared; u4 is to be running")
 	})
 }

@@ -291,10 +291,10 @@ func (h *history) step() {
 }
 
 // toggle removes an object that is there, now and then, or else puts one there.
-func (h *history) toggle(kind object.Kind, id string, make func(id string) object.Object) {
+func (h *history) toggle(kind object.Kind, id string, create func(id string) object.Object) {
 	if h.store.Snapshot().Get(kind, id) != nil && h.rng.IntN(4) == 0 {
 		h.remove(kind, id)
 		return
 	}
-	h.put(make(id))
+	h.put(create(id))
 }

@@ -114,7 +114,7 @@ func (m *Machine) plug(here *netlink.Handle, to string) error {
 		LinkAttrs: netlink.LinkAttrs{Name: m.cable, TxQLen: -1, MasterIndex: br.Attrs().Index, Flags: net.FlagUp},
 		PeerName:  "eth0", PeerNamespace: netlink.NsFd(self.Fd()), PeerTxQLen: -1,
 	}
-	if err := here.LinkAdd(pair); err != nil {
+	if err = here.LinkAdd(pair); err != nil {
 		return err
 	}
 	c, err := link.Open()
@@ -126,7 +126,7 @@ func (m *Machine) plug(here *netlink.Handle, to string) error {
 	if err != nil {
 		return err
 	}
-	if err := c.SetHost(d, d.MAC, []netip.Prefix{netip.PrefixFrom(m.Address, 24), netip.PrefixFrom(m.Address6, 64)}); err != nil {
+	if err = c.SetHost(d, d.MAC, []netip.Prefix{netip.PrefixFrom(m.Address, 24), netip.PrefixFrom(m.Address6, 64)}); err != nil {
 		return err
 	}
 	_, err = here.LinkByName(m.cable) // its carrier has come
