@@ -67,6 +67,8 @@ type Attach struct {
 	// unplugger is the turn to remove devices.
 	unplugger chan struct{}
 
+	saving sync.Mutex // held by who writes where the pool goes on; taken before mu
+
 	mu      sync.Mutex
 	ends    map[string]*record       // guarded by mu; a record in it is not changed, but replaced
 	busy    map[string]chan struct{} // guarded by mu; endpoints that a verb works on; closed when it is done
@@ -290,6 +292,8 @@ func (a *Attach) deviceAddress(name string) (netip.Addr, bool) {
 }
 
 func (a *Attach) saveNext() {
+	a.saving.Lock()
+	defer a.saving.Unlock()
 	a.mu.Lock()
 	next := a.pool.Next()
 	a.mu.Unlock()

@@ -3,9 +3,11 @@
 package attach_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -411,6 +413,9 @@ func TestList_HasDockersShape(t *testing.T) {
 // Every endpoint comes and goes beside others, under the race detector too.
 func TestConnect_ManyAtOnce(t *testing.T) {
 	n := newNode(t, "bbbbbb")
+	var complaints bytes.Buffer
+	n.config.Logger = slog.New(slog.NewTextHandler(&complaints, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	n.restart(t)
 	empty, _ := n.table(t)
 	const many, rounds = 12, 3
 	var mu sync.Mutex
@@ -445,6 +450,9 @@ func TestConnect_ManyAtOnce(t *testing.T) {
 	}
 	if table, _ := n.table(t); table.String() != empty.String() {
 		t.Errorf("rules are left:\n%s", table)
+	}
+	if complaints.Len() > 0 {
+		t.Errorf("logged: %s", complaints.String())
 	}
 	n.runsNothing(t)
 }
