@@ -141,15 +141,13 @@ func (a *API) networkPrune(w http.ResponseWriter, r *http.Request) error {
 	}
 	err = a.change(r.Context(), func(s *store.Snapshot, tx *store.Tx) error {
 		report = network.PruneReport{}
-		used := usedNetworks(s)
 		for n := range s.Networks.All() {
-			if used[n.ID] || n.PendingDelete || !labelled(f, n.Spec.Labels) || !until.IsZero() && n.CreatedAt.After(until) {
+			if n.Spec.Ingress || n.PendingDelete || !labelled(f, n.Spec.Labels) || !until.IsZero() && n.CreatedAt.After(until) {
 				continue
 			}
-			if checkUnused(s, n) != nil {
-				continue
+			if removeNetwork(s, tx, n) != nil {
+				continue // it is in use
 			}
-			tx.Delete(n)
 			report.NetworksDeleted = append(report.NetworksDeleted, n.Spec.Name)
 		}
 		return nil

@@ -118,21 +118,32 @@ func TestNetworks_AServiceThatMayRollBackHoldsItsFormerOnes(t *testing.T) {
 	m.refused(t, "POST", fmt.Sprintf("/services/web/update?version=%d&rollback=previous", m.service(t, "web").Version.Index), `{"Name":"web"}`, 400, "network "+id+" not found")
 }
 
-func TestNetworks_OneGoesRightAfterItsService(t *testing.T) {
+func TestNetworks_OneGoesRightAfterItsServices(t *testing.T) {
 	m := initialised(t)
-	id := m.network(t, "front", "")
+	front, back := m.network(t, "front", ""), m.network(t, "back", "")
 	var made swarm.ServiceCreateResponse
-	m.ok(t, "POST", "/services/create", `{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"busybox"},"Networks":[{"Target":"front"}]}}`, &made)
+	m.ok(t, "POST", "/services/create", `{"Name":"web","TaskTemplate":{"ContainerSpec":{"Image":"busybox"},"Networks":[{"Target":"front"},{"Target":"back"}]}}`, &made)
 	m.store.Write(t, func(tx *store.Tx) {
 		task := &object.Task{ID: "running", ServiceID: made.ID, NodeID: m.nodeID, DesiredState: swarm.TaskStateRunning}
 		task.Status.State = swarm.TaskStateRunning
-		task.Networks = []object.TaskNetwork{{ID: id}}
+		task.Networks = []object.TaskNetwork{{ID: front}, {ID: back}}
 		tx.Create(task)
 	})
+	var pruned network.PruneReport
+	m.ok(t, "POST", "/networks/prune", "", &pruned)
+	if len(pruned.NetworksDeleted) > 0 {
+		t.Errorf("pruned %v under a service", pruned.NetworksDeleted)
+	}
 	m.ok(t, "DELETE", "/services/web", "", nil)
 	m.ok(t, "DELETE", "/networks/front", "", nil)
-	if n, ok := m.store.Snapshot().Networks.Get(id); !ok || !n.PendingDelete {
-		t.Errorf("the network under a task that nobody has told to end is %+v", n)
+	m.ok(t, "POST", "/networks/prune", "", &pruned)
+	if got := strings.Join(pruned.NetworksDeleted, " "); got != "back" {
+		t.Errorf("pruned %q, want back", got)
+	}
+	for _, id := range []string{front, back} {
+		if n, ok := m.store.Snapshot().Networks.Get(id); !ok || !n.PendingDelete {
+			t.Errorf("a network under a task that nobody has told to end is %+v", n)
+		}
 	}
 }
 
