@@ -26,7 +26,7 @@ admin:
 log: {level: debug}
 `
 
-// Leftovers lists what containers left on the machine: processes, mounts,
+// Leftovers lists what containers left on the machine: processes, mounts, networks,
 // network namespaces, links, rules, cgroups and directories. It is empty when
 // the node runs no container and cleaned up after all it ever ran.
 func (n *Node) Leftovers() []string {
@@ -41,7 +41,7 @@ func (n *Node) Leftovers() []string {
 			left = append(left, "mount "+m)
 		}
 	}
-	for _, dir := range []string{"containers", "run/containers", "run/netns", "run/secrets", "run/libcontainer"} {
+	for _, dir := range []string{"containers", "run/containers", "run/netns", "run/secrets", "run/libcontainer", "run/dns", "run/overlay/attached", "run/overlay/networks", "run/overlay/netns"} {
 		entries, _ := os.ReadDir(n.Path("data", dir))
 		for _, e := range entries {
 			left = append(left, "directory "+dir+"/"+e.Name())

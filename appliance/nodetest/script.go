@@ -308,6 +308,8 @@ func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 			out, err = get(ts, args[1:])
 		case "udp":
 			out, err = udp(ts, args[1:])
+		case "sees":
+			out, err = sees(ts, args[1:])
 		default:
 			out, errs, err = output(ts, args)
 		}

@@ -8,6 +8,7 @@ import (
 	"net/http/httptrace"
 	"regexp"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,21 +20,31 @@ const patience = 2 * time.Second
 
 var clientLine = regexp.MustCompile(`(?m)^client: (\S+)$`)
 
-// cmdSees checks that the address of who asks arrives as it is.
-func cmdSees(ts *testscript.TestScript, neg bool, args []string) {
+// sees is what those answer who are asked from the very address that they say
+// they are asked from.
+func sees(ts *testscript.TestScript, args []string) (string, error) {
 	client, urls := asks(ts, args)
+	var said strings.Builder
 	for _, url := range urls {
 		var own string
 		trace := &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { own = i.Conn.LocalAddr().String() }}
 		answer, err := fetch(httptrace.WithClientTrace(context.Background(), trace), client, url)
 		if err != nil {
-			ts.Fatalf("sees %s: %v", url, err)
+			return said.String(), fmt.Errorf("%s: %w", url, err)
 		}
-		m := clientLine.FindStringSubmatch(answer)
-		if m == nil || (m[1] == own) == neg {
-			ts.Fatalf("%s was asked from %s and says\n%s", url, own, answer)
+		said.WriteString(answer)
+		if m := clientLine.FindStringSubmatch(answer); m == nil || m[1] != own {
+			return said.String(), fmt.Errorf("%s was asked from %s", url, own)
 		}
-		fmt.Fprint(ts.Stdout(), answer)
+	}
+	return said.String(), nil
+}
+
+func cmdSees(ts *testscript.TestScript, neg bool, args []string) {
+	said, err := sees(ts, args)
+	fmt.Fprint(ts.Stdout(), said)
+	if (err != nil) != neg {
+		ts.Fatalf("sees %s: %v", strings.Join(args, " "), err)
 	}
 }
 
