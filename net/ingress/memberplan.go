@@ -28,7 +28,8 @@ type Member struct {
 type MemberPort struct {
 	Protocol network.IPProtocol
 	Target   uint16 // the port that the container listens on
-	// Index numbers the targets of a task, from 0. All nodes know it by the same.
+	// Index numbers the ports that a task publishes, from 0, also those of one
+	// target. All nodes know it by the same.
 	Index int
 }
 

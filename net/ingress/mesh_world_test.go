@@ -78,6 +78,7 @@ func (w *world) newNode() *meshNode {
 	log := slog.New(slog.NewTextHandler(tb.Output(), nil))
 	n.config = ingress.MeshConfig{
 		Scope: scope, Bridge: "sk" + scope, BridgeSubnet: inside, BridgeGateway: inside.Addr().Next(), Sandbox: sandbox, Logger: log,
+		Mode: mode(),
 	}
 	b := n.Address.As4()
 	b[3] += 100

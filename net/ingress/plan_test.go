@@ -18,13 +18,14 @@ import (
 
 	"skep/net/ingress"
 	"skep/net/link/linktest"
+	"skep/net/link/vmtest"
 	"skep/net/nft"
 	"skep/store/object"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
 
-func TestMain(m *testing.M) { linktest.Main(m) }
+func TestMain(m *testing.M) { vmtest.Main(m, linktest.Main) }
 
 func local() ingress.Local {
 	return ingress.Local{Table: "skep-0a1b2c", Bridge: "sk0a1b2c", Subnet: netip.MustParsePrefix("172.17.0.0/20")}

@@ -38,8 +38,8 @@ func Prepare(ctx context.Context) []Lack {
 	var lacks []Lack
 	for _, p := range parts() {
 		loading := kmod.Load(p.modules...)
-		// What makes it quicker is not everywhere.
-		_ = kmod.Load(p.quicker...)
+		// These are not everywhere.
+		_ = kmod.Load(p.optional...)
 		if err := p.try(ctx); err != nil {
 			lacks = append(lacks, Lack{Part: p.name, Without: p.without, Err: errors.Join(err, loading)})
 		}

@@ -21,9 +21,9 @@ import (
 // part is something of the kernel that can be missing.
 type part struct {
 	name, without string
-	// modules are those that it is in, but for those that they need; quicker are
-	// such that do the same with the processor's help.
-	modules, quicker []string
+	// modules are those that it is in, but for those that they need; optional ones
+	// make it better or quicker where they are, and where the processor can.
+	modules, optional []string
 	// try makes use of it, and leaves nothing behind.
 	try func(context.Context) error
 }
@@ -47,9 +47,9 @@ func parts() []part {
 		modules: []string{"ip_vs", "ip_vs_rr"}, try: balancer,
 	}, {
 		name: "encryption (IPsec ESP with AES-GCM)", without: "there are no encrypted networks",
-		modules: []string{"xfrm_user", "esp4", "gcm", "ctr", "ghash_generic", "sha512_generic", "jitterentropy_rng", "drbg", "seqiv"},
-		quicker: []string{"aesni_intel", "ghash_clmulni_intel", "aes_ce_blk", "ghash_ce"},
-		try:     func(context.Context) error { return esp.Probe() },
+		modules:  []string{"xfrm_user", "esp4", "gcm", "ctr", "ghash_generic", "sha512_generic", "drbg", "seqiv"},
+		optional: []string{"jitterentropy_rng", "aesni_intel", "ghash_clmulni_intel", "aes_ce_blk", "ghash_ce"},
+		try:      func(context.Context) error { return esp.Probe() },
 	}}
 }
 
