@@ -9,6 +9,7 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -61,7 +62,8 @@ type Flow struct {
 	Destination, Answers netip.AddrPort
 }
 
-// ForgetFlows does as Forget for the connections, of IPv4 and IPv6, that match.
+// ForgetFlows does as Forget for the connections, of IPv4 and IPv6, that match;
+// it leaves those of TCP that both sides have closed.
 func (c *Conn) ForgetFlows(match func(Flow) bool) error {
 	return errors.Join(c.ForgetFlowsOf(false, match), c.ForgetFlowsOf(true, match))
 }
@@ -103,7 +105,18 @@ func (c *Conn) Flows(visit func(Flow)) error {
 type matching func(Flow) bool
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
-func (m matching) MatchConntrackFlow(c *netlink.ConntrackFlow) bool { return m(flowOf(c)) }
+func (m matching) MatchConntrackFlow(c *netlink.ConntrackFlow) bool {
+	return !over(c) && m(flowOf(c))
+}
+
+// over reports whether both sides have closed a connection. There is nothing to
+// forget then: the next one of the same ports is treated as new. But that one has
+// the place in memory, and so the ID, of the one that was listed, and would be
+// forgotten in its stead.
+func over(c *netlink.ConntrackFlow) bool {
+	tcp, ok := c.ProtoInfo.(*netlink.ProtoInfoTCP)
+	return ok && tcp.State == nl.TCP_CONNTRACK_TIME_WAIT
+}
 
 func flowOf(c *netlink.ConntrackFlow) Flow {
 	return Flow{
