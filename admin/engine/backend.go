@@ -33,7 +33,7 @@ type Containers interface {
 	Unpause(ctx context.Context, ref string) error
 	Rename(ctx context.Context, ref, name string) error
 	Remove(ctx context.Context, ref string, force, volumes bool) error
-	// ConnectNetwork puts a container that does not run on a network of the swarm,
+	// ConnectNetwork puts a container on a network of the swarm, running or not;
 	// DisconnectNetwork takes it off.
 	ConnectNetwork(ctx context.Context, ref, name string, s *network.EndpointSettings) error
 	DisconnectNetwork(ctx context.Context, ref, name string) error

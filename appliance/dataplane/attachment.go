@@ -85,11 +85,14 @@ func endpointID(container, network string) string {
 
 // deviceOf is the name, inside the container, of the device for a network: the
 // swarm's networks have the first numbers in their order, then comes the node's
-// bridge, if it has a device there, and the routing mesh is last.
+// bridge, if it has a device there, and the routing mesh is last. A place that
+// was given to a container that ran has a name of its own.
 func deviceOf(e object.Endpoint, id string) string {
 	number := 0
 	for _, o := range e.Overlays {
 		switch {
+		case o.Network == id && o.Interface != "":
+			return o.Interface
 		case o.Ingress:
 		case o.Network == id:
 			return fmt.Sprintf("eth%d", number)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -169,8 +170,20 @@ func (m *member) build(ctx context.Context, p *Plane) (err error) {
 	return nil
 }
 
-// plug puts the member's devices into its namespace.
+// plug puts the member's devices into its namespace, and takes out those of
+// networks that it is not on any more.
 func (m *member) plug(ctx context.Context, p *Plane) error {
+	var others []string
+	for _, at := range p.cfg.Overlay.Attached(m.endpoint.ID) {
+		if _, ok := placeOn(m.endpoint, at.Network); !ok {
+			others = append(others, at.Network)
+		}
+	}
+	if len(others) > 0 {
+		if err := p.cfg.Overlay.Detach(ctx, m.endpoint.ID, others...); err != nil {
+			return err
+		}
+	}
 	for _, o := range m.endpoint.Overlays {
 		addrs := bare(o.Addresses)
 		if len(addrs) == 0 {
@@ -184,7 +197,17 @@ func (m *member) plug(ctx context.Context, p *Plane) error {
 			return fmt.Errorf("connect to network %s: %w", o.Name, err)
 		}
 	}
+	m.plugged = true
 	return nil
+}
+
+// placeOn is the endpoint's place on a network.
+func placeOn(e object.Endpoint, network string) (object.Overlay, bool) {
+	i := slices.IndexFunc(e.Overlays, func(o object.Overlay) bool { return o.Network == network })
+	if i < 0 {
+		return object.Overlay{}, false
+	}
+	return e.Overlays[i], true
 }
 
 func bare(prefixes []netip.Prefix) []netip.Addr {

@@ -24,6 +24,8 @@ type member struct {
 	at object.Attachment // guarded by mu, as all below; what net/attach made
 	// up: its namespace and devices are there, and it follows plans.
 	up bool
+	// plugged: its devices were looked at since this process began.
+	plugged bool
 	// balancer is nil until there are services that it may use; balanced is what
 	// it was last given.
 	balancer Balancer
@@ -46,6 +48,12 @@ func (m *member) follow(ctx context.Context, p *Plane, d *desired) error {
 }
 
 func (m *member) followLocked(ctx context.Context, p *Plane, d *desired) error {
+	if missing, _ := d.lacks(m.endpoint); !m.plugged && missing == "" {
+		// An earlier process may have ended while it changed them.
+		if err := m.plug(ctx, p); err != nil {
+			return err
+		}
+	}
 	return errors.Join(m.balance(ctx, p, d), m.join(ctx, p, d))
 }
 

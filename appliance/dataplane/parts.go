@@ -21,6 +21,9 @@ type Attach interface {
 	Retain(ctx context.Context, ids []string) error
 	Attachment(id string) (object.Attachment, bool)
 	Attachments() []object.Attachment
+	// Amend changes the places on networks of the swarm, and what is wanted of the
+	// resolver, that are kept of an endpoint.
+	Amend(ctx context.Context, e object.Endpoint) (object.Attachment, error)
 	// Serves reports whether Connect would change nothing.
 	Serves(e object.Endpoint) bool
 	List(ctx context.Context) ([]network.Inspect, error)
@@ -31,7 +34,8 @@ type Attach interface {
 type Overlay interface {
 	Set(ctx context.Context, networks []*overlay.Network) error
 	Attach(ctx context.Context, a overlay.Attachment) error
-	Detach(ctx context.Context, id string) error
+	Detach(ctx context.Context, id string, networks ...string) error
+	Attached(id string) []overlay.Attachment
 	Retain(ctx context.Context, ids []string) error
 	Namespace(network string) (path string, ok bool)
 	Inspect(ctx context.Context, network string) (overlay.State, error)

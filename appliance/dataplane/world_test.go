@@ -109,6 +109,7 @@ type world struct {
 	// leaving is what was said last of tasks that nothing is led to.
 	leaving []string
 	made    map[string]bool // networks
+	plugs   map[string][]overlay.Attachment
 	// frames are the networks that were set last, with their peers' addresses.
 	frames map[string][]string
 	// What is seen of the kernel and heard from others, see Check.
@@ -122,9 +123,12 @@ type world struct {
 // newWorld is node n1 and runs it.
 func newWorld(t *testing.T, found ...object.Endpoint) *world {
 	t.Helper()
-	w := &world{fail: map[string]error{}, hooks: map[string]func(){}, ends: map[string]object.Attachment{}, frames: map[string][]string{}}
+	w := &world{fail: map[string]error{}, hooks: map[string]func(){}, ends: map[string]object.Attachment{}, plugs: map[string][]overlay.Attachment{}, frames: map[string][]string{}}
 	for _, e := range found {
 		w.ends[e.ID] = object.Attachment{Endpoint: e, Namespace: "/ns/" + e.ID}
+		for _, o := range e.Overlays {
+			w.plugs[e.ID] = append(w.plugs[e.ID], overlay.Attachment{ID: e.ID, Network: o.Network, Interface: deviceOf(e, o.Network)})
+		}
 	}
 	w.Plane = New(Config{
 		NodeID: func() string { return "n1" }, Attach: attachPart{w}, Overlay: overlayPart{w}, Mesh: meshPart{w}, DNS: dnsPart{w},
@@ -262,6 +266,22 @@ func (w attachPart) Attachments() []object.Attachment {
 	return slices.Collect(maps.Values(w.ends))
 }
 
+func (w attachPart) Amend(_ context.Context, e object.Endpoint) (object.Attachment, error) {
+	text := ""
+	for _, o := range e.Overlays {
+		text += " " + o.Network
+	}
+	if err := w.note("amend %s%s", e.ID, text); err != nil {
+		return object.Attachment{}, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	at := w.ends[e.ID]
+	at.Endpoint.Overlays, at.DNS = e.Clone().Overlays, e.DNS
+	w.ends[e.ID] = at
+	return at, nil
+}
+
 func (w attachPart) Serves(e object.Endpoint) bool {
 	at, ok := w.Attachment(e.ID)
 	return ok && cmp.Equal(at.Endpoint, e, values())
@@ -293,9 +313,30 @@ func (w overlayPart) Set(_ context.Context, list []*overlay.Network) error {
 }
 
 func (w overlayPart) Attach(_ context.Context, a overlay.Attachment) error {
-	return w.note("plug %s %s %s", a.ID, a.Network, a.Interface)
+	if slices.ContainsFunc(w.Attached(a.ID), func(b overlay.Attachment) bool { return a.Network == b.Network && a.Interface == b.Interface }) {
+		return nil
+	}
+	if err := w.note("plug %s %s %s", a.ID, a.Network, a.Interface); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.plugs[a.ID] = append(w.plugs[a.ID], a)
+	return nil
 }
-func (w overlayPart) Detach(_ context.Context, id string) error { return w.note("unplug %s", id) }
+func (w overlayPart) Detach(_ context.Context, id string, networks ...string) error {
+	w.mu.Lock()
+	w.plugs[id] = slices.DeleteFunc(w.plugs[id], func(a overlay.Attachment) bool {
+		return len(networks) == 0 || slices.Contains(networks, a.Network)
+	})
+	w.mu.Unlock()
+	return w.note("%s", strings.Join(append([]string{"unplug", id}, networks...), " "))
+}
+func (w overlayPart) Attached(id string) []overlay.Attachment {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.plugs[id])
+}
 func (w overlayPart) Retain(_ context.Context, ids []string) error {
 	return w.note("overlay retains %v", ids)
 }

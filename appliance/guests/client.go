@@ -83,7 +83,7 @@ func (c *Client) Attach(ctx context.Context, r containers.GuestRequest) (object.
 	c.mu.Unlock()
 	reply, err := c.attach(ctx, q)
 	if err != nil {
-		c.drop(r.ContainerID, q.ID) // the answer may have been lost
+		c.ReleaseOne(r.ContainerID, q.ID) // the answer may have been lost
 		return object.Overlay{}, err
 	}
 	return object.Overlay{Network: reply.Network, Name: reply.NetworkName, Task: q.ID, Addresses: reply.Addresses, Aliases: r.Aliases}, nil
@@ -120,8 +120,8 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// drop gives one place of a container back.
-func (c *Client) drop(container, id string) {
+// ReleaseOne implements [containers.Guests].
+func (c *Client) ReleaseOne(container, id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.held[container] = slices.DeleteFunc(c.held[container], func(have string) bool { return have == id })

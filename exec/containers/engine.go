@@ -36,6 +36,9 @@ type Networks interface {
 	// while for networks of the swarm that the node does not know yet.
 	Connect(ctx context.Context, e object.Endpoint) (object.Attachment, error)
 	Disconnect(ctx context.Context, id string) error
+	// Rewire changes the places of an endpoint on networks of the swarm, and what it
+	// wants of the resolver; the rest stays. If it fails, all does.
+	Rewire(ctx context.Context, e object.Endpoint) (object.Attachment, error)
 	// Withdraw leads no new connection from this node to a container of its own;
 	// those that it has go on.
 	Withdraw(ctx context.Context, id string) error

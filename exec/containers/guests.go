@@ -22,6 +22,8 @@ type Guests interface {
 	// Release gives all places of a container back. It does not wait for it, and
 	// one that has none is no error.
 	Release(containerID string)
+	// ReleaseOne gives back one place (the ID of the guest).
+	ReleaseOne(containerID, place string)
 	// Retain takes the places (IDs of guests) of the containers that an earlier
 	// process left running for those in use: all others are given back.
 	Retain(byContainer map[string][]string)

@@ -373,7 +373,14 @@ func (n *networks) Connect(_ context.Context, e object.Endpoint) (object.Attachm
 		return object.Attachment{}, err
 	}
 	at := object.Attachment{Endpoint: e, Namespace: path, Address: "10.1.2.3/24", Gateway: "10.1.2.1", MAC: "02:42:0a:01:02:03"}
-	for i, o := range e.Overlays {
+	n.all[e.ID] = dress(at)
+	return n.all[e.ID], nil
+}
+
+// dress adds what is made on networks of the swarm.
+func dress(at object.Attachment) object.Attachment {
+	at.Overlays, at.Nameserver, at.Search, at.Options = nil, nil, nil, nil
+	for i, o := range at.Endpoint.Overlays {
 		o.Name = cmp.Or(o.Name, "name-of-"+o.Network)
 		at.Overlays = append(at.Overlays, object.OverlayAttachment{
 			Overlay: o, EndpointID: "endpoint-" + o.Network, Interface: fmt.Sprint("eth", i), MAC: "02:42:0a:00:01:05",
@@ -381,8 +388,22 @@ func (n *networks) Connect(_ context.Context, e object.Endpoint) (object.Attachm
 		})
 		at.Nameserver, at.Search, at.Options = []string{"127.0.0.11"}, []string{"example.com"}, []string{"ndots:0"}
 	}
-	n.all[e.ID] = at
-	return at, nil
+	return at
+}
+
+// Rewire changes the overlays alone.
+func (n *networks) Rewire(_ context.Context, e object.Endpoint) (object.Attachment, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.refuse != nil {
+		if err := n.refuse(e); err != nil {
+			return object.Attachment{}, err
+		}
+	}
+	at := n.all[e.ID]
+	at.Endpoint.Overlays = e.Overlays
+	n.all[e.ID] = dress(at)
+	return n.all[e.ID], nil
 }
 
 func (n *networks) Disconnect(_ context.Context, id string) error {

@@ -2,6 +2,7 @@ package containers
 
 import (
 	"context"
+	"errors"
 	"maps"
 
 	"github.com/containerd/errdefs"
@@ -11,11 +12,11 @@ import (
 	"skep/store/object"
 )
 
-// ConnectNetwork puts a container that does not run on a network of the swarm,
-// from its next start on.
+// ConnectNetwork puts a container on a network of the swarm: at once if it runs,
+// or else from its next start on.
 func (e *Engine) ConnectNetwork(ctx context.Context, ref, name string, s *network.EndpointSettings) error {
 	return e.rewire(ctx, ref, func(r *record) error {
-		if _, has := r.places()[name]; has {
+		if r.places()[name] {
 			return object.Errorf(errdefs.ErrConflict, "container %s is already connected to network %s", r.Name, name)
 		}
 		r.connect(name, s)
@@ -23,10 +24,11 @@ func (e *Engine) ConnectNetwork(ctx context.Context, ref, name string, s *networ
 	})
 }
 
-// DisconnectNetwork takes a container that does not run off a network of the swarm.
+// DisconnectNetwork takes a container off a network of the swarm. One that runs
+// keeps its way out.
 func (e *Engine) DisconnectNetwork(ctx context.Context, ref, name string) error {
 	return e.rewire(ctx, ref, func(r *record) error {
-		if _, has := r.places()[name]; !has {
+		if !r.places()[name] {
 			return object.Errorf(errdefs.ErrNotFound, "container %s is not connected to network %s", r.Name, name)
 		}
 		r.disconnect(name)
@@ -34,7 +36,7 @@ func (e *Engine) DisconnectNetwork(ctx context.Context, ref, name string) error 
 	})
 }
 
-// rewire changes what networks a container is to be on.
+// rewire changes what networks a container is to be on, and if it runs, is on.
 func (e *Engine) rewire(ctx context.Context, ref string, change func(r *record) error) error {
 	c, err := e.find(ref)
 	if err != nil {
@@ -44,25 +46,38 @@ func (e *Engine) rewire(ctx context.Context, ref string, change func(r *record) 
 		return err
 	}
 	defer c.unlock()
-	r := c.rec()
+	old := c.rec()
+	at, connected := e.cfg.Networks.Attachment(c.id)
 	switch {
 	case c.isRemoved():
 		return object.Errorf(errdefs.ErrNotFound, "No such container: %s", ref)
-	case len(r.Extra.Overlays) > 0:
-		return object.Errorf(errdefs.ErrConflict, "container %s is a service's; change the networks of the service", r.Name)
-	case c.status().Running:
-		return object.Errorf(errdefs.ErrNotImplemented, "changing the networks of a running container is not supported yet; stop it first")
+	case len(old.Extra.Overlays) > 0:
+		return object.Errorf(errdefs.ErrConflict, "container %s is a service's; change the networks of the service", old.Name)
+	case !c.status().Running:
+		connected = false
+	case old.Host.NetworkMode.IsContainer() || old.Host.NetworkMode.IsHost():
+		return object.Errorf(errdefs.ErrInvalidArgument, "container sharing network namespace with another container or host cannot be connected to any other network")
+	case connected && at.Network == "none":
+		return object.Errorf(errdefs.ErrInvalidArgument, "container cannot be connected to multiple networks with one of the networks in private (none) mode")
 	}
+	r := old
 	if err := change(&r); err != nil {
 		return err
 	}
 	if err := e.saveRecord(&r); err != nil {
 		return err
 	}
+	var places []object.Overlay
+	if connected {
+		// It is carried through even if whoever asked for it goes away.
+		if places, err = e.replug(context.WithoutCancel(ctx), &r, at); err != nil {
+			return errors.Join(err, e.saveRecord(&old))
+		}
+	}
 	c.mu.Lock()
 	c.record.Network, c.record.Host.NetworkMode = r.Network, r.Host.NetworkMode
 	c.mu.Unlock()
-	s := c.update(func(s *status) { s.Overlays = nil })
+	s := c.update(func(s *status) { s.Overlays = places })
 	return e.saveState(c.id, &s)
 }
 

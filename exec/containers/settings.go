@@ -26,7 +26,7 @@ func (e *Engine) settings(c *instance, r *record) *container.NetworkSettings {
 	at, ok := e.cfg.Networks.Attachment(r.ID)
 	if shown := r.onBridge(); name != "bridge" || shown {
 		s.Networks[name] = &network.EndpointSettings{}
-		if ok {
+		if ok && at.Network == name {
 			fillNode(s.Networks[name], at)
 		}
 	}
@@ -71,8 +71,8 @@ func (e *Engine) fillOverlays(s *container.NetworkSettings, c *instance, r *reco
 	}
 	for i, o := range places {
 		ep := overlaySettings(r, o)
-		if i -= len(r.Extra.Overlays); i >= 0 && i < len(asked) {
-			q := r.asked(asked[i]).Copy()
+		if j := slices.IndexFunc(asked, func(name string) bool { return called(o.Overlay, name) }); j >= 0 && i >= len(r.Extra.Overlays) {
+			q := r.asked(asked[j]).Copy()
 			ep.IPAMConfig, ep.DriverOpts = q.IPAMConfig, q.DriverOpts
 		}
 		s.Networks[cmp.Or(o.Name, o.Network)] = ep

@@ -87,6 +87,30 @@ func (a *Attach) Connect(ctx context.Context, e object.Endpoint) (object.Attachm
 	return r.attachment(), nil
 }
 
+// Amend changes what is kept of an endpoint that is there: its overlays, which
+// others make, and what it wants of the resolver.
+func (a *Attach) Amend(ctx context.Context, e object.Endpoint) (object.Attachment, error) {
+	done, err := a.begin(ctx, e.ID)
+	if err != nil {
+		return object.Attachment{}, err
+	}
+	defer done()
+	a.mu.Lock()
+	r := a.ends[e.ID]
+	a.mu.Unlock()
+	if r == nil {
+		return object.Attachment{}, object.Errorf(errdefs.ErrNotFound, "endpoint %s not found", shortID(e.ID))
+	}
+	e = e.Clone()
+	next := &record{Asked: r.Asked.Clone(), Made: r.Made.Clone()}
+	next.Asked.Overlays, next.Asked.DNS = e.Overlays, e.DNS
+	next.Made.Endpoint.Overlays, next.Made.DNS = e.Overlays, e.DNS
+	if err := a.keep(next); err != nil {
+		return object.Attachment{}, err
+	}
+	return next.attachment(), nil
+}
+
 // Serves reports whether the endpoint is there as it is asked for, so that
 // Connect would change nothing.
 func (a *Attach) Serves(e object.Endpoint) bool {

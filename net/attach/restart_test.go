@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,6 +26,7 @@ import (
 	"skep/net/link"
 	"skep/net/link/linktest"
 	"skep/net/nft"
+	"skep/store/object"
 )
 
 func TestRestart_TrafficGoesOn(t *testing.T) {
@@ -60,6 +62,31 @@ func TestRestart_TrafficGoesOn(t *testing.T) {
 	}
 	if again := n.connect(t, "web", port("tcp", 8080, 80)); again.Address != web.Address {
 		t.Error("connected again, got another address")
+	}
+}
+
+// What is kept for others changes without anything that is there.
+func TestAmend(t *testing.T) {
+	n := newNode(t, "bbbbbb")
+	client := linktest.NewHost(t)
+	web := n.connect(t, "web", port("tcp", 8080, 80))
+	serve(t, web, "web", 80)
+	e := object.Endpoint{ID: "web", Overlays: []object.Overlay{{Network: "front", Interface: "eth1"}}, DNS: &object.ResolverConfig{Search: []string{"example.org"}}}
+	if _, err := n.Amend(t.Context(), e); err != nil {
+		t.Fatal(err)
+	}
+	want := web.Attachment
+	want.Endpoint.Overlays, want.DNS = e.Overlays, e.DNS
+	for range 2 {
+		mustGet(t, client, "tcp", at(client.Gateway, 8080), "web")
+		if got, ok := n.Attachment("web"); !ok || !reflect.DeepEqual(got.Endpoint, want.Endpoint) || got.Address != want.Address {
+			t.Errorf("the attachment is %+v, want %+v", got, want)
+		}
+		n.shut(t)
+		n.open(t)
+	}
+	if _, err := n.Amend(t.Context(), object.Endpoint{ID: "other"}); !errdefs.IsNotFound(err) {
+		t.Errorf("of one that is not there: %v", err)
 	}
 }
 

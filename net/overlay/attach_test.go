@@ -96,6 +96,13 @@ func TestAttach_ContainerOnTwoNetworks(t *testing.T) {
 	if got := n1.Attached("c1"); len(got) != 2 || got[0].Network != "other" || got[1].Network != webID {
 		t.Errorf("attached: %v", got)
 	}
+	if err := n1.Detach(t.Context(), "c1", "other", "none"); err != nil {
+		t.Fatal(err)
+	}
+	if got := n1.Attached("c1"); len(got) != 1 || got[0].Network != webID {
+		t.Errorf("attached without the other: %v", got)
+	}
+	reach(t, c1, "tcp", c2.addrs()[0], 100)
 	for range 2 {
 		if err := n1.Detach(t.Context(), "c1"); err != nil {
 			t.Fatal(err)

@@ -9,9 +9,12 @@ import (
 	"slices"
 )
 
-// Detach takes a container off all its networks. One that is on none is no error.
-func (o *Overlay) Detach(ctx context.Context, id string) error {
-	return o.detachAll(ctx, func(e end) bool { return e.ID == id })
+// Detach takes a container off networks, or off all of its own if none is named.
+// One that it is not on is no error.
+func (o *Overlay) Detach(ctx context.Context, id string, networks ...string) error {
+	return o.detachAll(ctx, func(e end) bool {
+		return e.ID == id && (len(networks) == 0 || slices.Contains(networks, e.Network))
+	})
 }
 
 // Retain takes all containers off that are not among those.

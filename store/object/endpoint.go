@@ -41,6 +41,9 @@ type Overlay struct {
 	// Addresses are one for each family of the network, with the subnet's length.
 	Addresses []netip.Prefix
 	Aliases   []string `json:",omitempty"`
+	// Interface names the device inside the container of a place that it was given
+	// while it ran, or had then; empty means by the order of the places.
+	Interface string `json:",omitempty"`
 	// Ingress is set for the routing mesh, and Ports are what the task publishes
 	// there: Host is the published port, Container the task's. A port's place in
 	// the list is its index.
