@@ -18,7 +18,7 @@ import (
 // allocate does what the allocator would do by now.
 func (m *manager) allocate(t *testing.T) {
 	t.Helper()
-	c, _ := allocator.Plan(nil, m.store.Since(0), time.Now())
+	c, _ := allocator.New().Plan(nil, m.store.Since(0), time.Now())
 	m.store.Write(t, func(tx *store.Tx) {
 		for _, o := range c.Update {
 			tx.Update(o)

@@ -167,7 +167,6 @@ func (p *Plane) client(e object.Endpoint, namespace string) dns.Client {
 		}
 	}
 	if e.DNS != nil {
-		c.Options = e.DNS.Options
 		if len(e.DNS.Search) > 0 {
 			c.Search = e.DNS.Search
 		}

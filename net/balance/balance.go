@@ -123,8 +123,6 @@ type kernel interface {
 	differs() (int, error)
 	// check repairs what differs, and says how much that was.
 	check(ctx context.Context) (int, error)
-	// count says how many connections each backend of these services has.
-	count(held map[key]service) (map[served]uint64, error)
 	// destroy removes everything that is ours.
 	destroy() error
 	close() error

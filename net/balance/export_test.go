@@ -3,6 +3,9 @@
 package balance
 
 import (
+	"fmt"
+	"strings"
+
 	"skep/net/balance/ipvs"
 	"skep/net/nft"
 )
@@ -27,5 +30,13 @@ func PlanIPVS(now, next []Service) string {
 	was, _ := check(Output, now)
 	will, _ := check(Output, next)
 	more, less := ipvs.Plan(virtualServices(was, marks(was), 1<<20), virtualServices(will, marks(will), 1<<20))
-	return ipvs.Text(more) + "--\n" + ipvs.Text(less)
+	return commands(more) + "--\n" + commands(less)
+}
+
+func commands(list []ipvs.Command) string {
+	var b strings.Builder
+	for _, c := range list {
+		fmt.Fprintln(&b, c)
+	}
+	return b.String()
 }

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net/netip"
 
-	"skep/net/link"
 	"skep/net/nft"
 )
 
@@ -118,22 +117,6 @@ func (f *filter) check(context.Context) (int, error) {
 	}
 	f.checked = generation
 	return n, nil
-}
-
-// count asks the connection tracking, which does the translation.
-func (f *filter) count(held map[key]service) (map[served]uint64, error) {
-	conn, err := link.Open()
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	out := map[served]uint64{}
-	all := change{held: held}
-	return out, conn.Flows(func(f link.Flow) {
-		if s, ok := all.serving(f); ok {
-			out[served{s.key, s.backend(answers(f))}]++
-		}
-	})
 }
 
 func (f *filter) destroy() error {

@@ -16,7 +16,6 @@ import (
 
 	"skep/net/balance/ipvs"
 	"skep/net/link"
-	"skep/net/nft"
 )
 
 // virtual balances by IPVS, the kernel's virtual servers.
@@ -270,28 +269,6 @@ func (v *virtual) mendTimeouts() (int, error) {
 		return 0, err
 	}
 	return 1, v.conn.SetTimeouts(timeouts())
-}
-
-func (v *virtual) count(map[key]service) (map[served]uint64, error) {
-	have, err := v.read()
-	if err != nil {
-		return nil, err
-	}
-	marked := map[uint32]key{}
-	for k, m := range v.marks {
-		marked[m] = k
-	}
-	out := map[served]uint64{}
-	for _, s := range have {
-		k := key{s.Address, s.Protocol, s.Port}
-		if s.Mark != 0 {
-			k = marked[s.Mark]
-		}
-		for _, d := range s.Destinations {
-			out[served{k, nft.Target{Address: d.Address, Port: d.Port}}] = uint64(d.Connections)
-		}
-	}
-	return out, nil
 }
 
 func (v *virtual) destroy() error {

@@ -9,9 +9,8 @@ import (
 	"github.com/miekg/dns"
 )
 
-// view is what one client sees: its own names, and the networks that it is on.
+// view is what one client sees: the networks that it is on.
 type view struct {
-	extra    map[string]*records
 	networks []*index
 	// search: the client appends domains to names that are not found.
 	search bool
@@ -42,13 +41,9 @@ func (v *view) answer(q *query, out []byte, limit int) []byte {
 	return nil
 }
 
-// find looks for a name where the client's own are, and then on its networks in
-// their order. The first that has addresses of the kind that is asked for
+// find looks for a name on the client's networks in their order. The first that has addresses of the kind that is asked for
 // answers. A name that is known may have none.
 func (v *view) find(name []byte, kind uint16) (r *records, known bool) {
-	if r, known = v.extra[string(name)]; r.has(kind) {
-		return r, true
-	}
 	for _, x := range v.networks {
 		r := x.find(name)
 		if r.has(kind) {

@@ -39,7 +39,7 @@ func NewLocal(s State, c Client) *Local {
 	r.Set(s)
 	l := &Local{out: make([]byte, 0, maxMessage)}
 	l.sockets.server = &server{resolver: r}
-	l.sockets.server.client.Store(&seat{c.clone(), c.extra()})
+	l.sockets.server.client.Store(c.clone())
 	return l
 }
 

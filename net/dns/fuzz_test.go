@@ -4,7 +4,6 @@ package dns_test
 
 import (
 	"bytes"
-	"net/netip"
 	"testing"
 
 	wire "github.com/miekg/dns"
@@ -91,7 +90,7 @@ func FuzzNames(f *testing.F) {
 			ID: "n1", Name: network, Services: []dns.Service{{ID: "s1", Name: service, Aliases: []string{alias}}},
 			Endpoints: []dns.Endpoint{{Service: "s1", Active: true, Names: []string{own}, Aliases: []string{alias}, Addresses: addrs("10.0.1.3")}},
 		}
-		c := dns.Client{ID: "c1", Networks: []string{"n1"}, Extra: map[string][]netip.Addr{alias: addrs("10.0.1.4")}}
+		c := dns.Client{ID: "c1", Networks: []string{"n1"}}
 		local := dns.NewLocal(state(n), c)
 		for _, name := range []string{service, alias, own, asked, "tasks." + service, service + "." + network, "3.1.0.10.in-addr.arpa"} {
 			for _, kind := range []uint16{wire.TypeA, wire.TypePTR} {

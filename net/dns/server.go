@@ -20,7 +20,7 @@ import (
 type server struct {
 	resolver *Resolver
 	id       string
-	client   atomic.Pointer[seat]
+	client   atomic.Pointer[Client]
 	view     atomic.Pointer[seen]
 
 	mu      sync.Mutex // held while sockets are opened, checked or closed
@@ -28,26 +28,20 @@ type server struct {
 	sockets *sockets   // nil before the first
 }
 
-// seat is a client and its own names, arranged.
-type seat struct {
-	*Client
-	extra map[string]*records
-}
-
 // seen is a view, and what it was made of.
 type seen struct {
-	state *state
-	seat  *seat
-	view  view
+	state  *state
+	client *Client
+	view   view
 }
 
 // current is what the client sees now.
 func (s *server) current() *view {
 	st, c := s.resolver.state.Load(), s.client.Load()
-	if v := s.view.Load(); v != nil && v.state == st && v.seat == c {
+	if v := s.view.Load(); v != nil && v.state == st && v.client == c {
 		return &v.view
 	}
-	v := &seen{state: st, seat: c, view: view{extra: c.extra, search: c.searches()}}
+	v := &seen{state: st, client: c, view: view{search: c.searches()}}
 	for _, id := range c.Networks {
 		if a, ok := st.networks[id]; ok {
 			v.view.networks = append(v.view.networks, a.index())
@@ -79,7 +73,7 @@ func (s *server) open(ctx context.Context, c *Client) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("open name server of %s: %w", c.ID, err)
 	}
-	s.client.Store(&seat{c.clone(), c.extra()})
+	s.client.Store(c.clone())
 	if s.sockets != nil && s.sockets.namespace == ns {
 		return true, nil
 	}

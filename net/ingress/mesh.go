@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -144,14 +143,6 @@ func (m *Mesh) Close() error {
 // namespaces ends with them; so does what an earlier process left in the
 // network's, if there was no Set since.
 func (m *Mesh) Destroy(ctx context.Context) error { return m.Set(ctx, MeshState{}) }
-
-// Fallbacks says, by the ID of the service, why the addresses of its clients
-// are not kept although they should be.
-func (m *Mesh) Fallbacks() map[string]string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return maps.Clone(m.told.fallbacks)
-}
 
 // Conflicts are the ports that this node does not answer on, or that it could
 // not keep from other programs, in order.

@@ -16,6 +16,7 @@ import (
 	"skep/net/balance"
 	"skep/net/ingress"
 	"skep/net/link"
+	"skep/net/link/linktest"
 	"skep/net/nft"
 )
 
@@ -185,7 +186,7 @@ func TestMesh_NodesKeepTrackByThemselves(t *testing.T) {
 	}
 	path, _ := w.nodes[0].overlay.Namespace("ingress")
 	for _, where := range []string{path, w.nodes[0].Path} {
-		c, err := link.OpenIn(where)
+		c, err := linktest.OpenIn(where)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -94,9 +94,6 @@ func (b *Book) Inherit(earlier *Book, now time.Time) {
 // Held reports whether an address has a holder.
 func (b *Book) Held(a netip.Addr) bool { return b.held[a] > 0 }
 
-// Len is how many addresses are held.
-func (b *Book) Len() int { return len(b.held) }
-
 // Resume makes the search for the next address of a's family begin behind a.
 func (b *Book) Resume(a netip.Addr) { b.last[family(a)] = a }
 

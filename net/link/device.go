@@ -14,17 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// OpenIn opens a connection to the namespace pinned at path. While it is open
-// the namespace does not end.
-func OpenIn(path string) (*Conn, error) {
-	var c *Conn
-	err := Within(path, func() (err error) {
-		c, err = Open()
-		return err
-	})
-	return c, err
-}
-
 // Device is a device as the kernel has it.
 type Device struct {
 	Name   string

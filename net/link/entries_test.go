@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"skep/net/link"
+	"skep/net/link/linktest"
 )
 
 // tunnel makes a namespace with a VXLAN device in it, whose socket is here.
@@ -24,7 +25,7 @@ func tunnel(t *testing.T) (inside *link.Conn, device link.Device) {
 	if err := link.Create(path, link.Loopback); err != nil {
 		t.Fatal(err)
 	}
-	inside, err := link.OpenIn(path)
+	inside, err := linktest.OpenIn(path)
 	if err != nil {
 		t.Fatal(err)
 	}

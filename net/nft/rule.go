@@ -50,9 +50,6 @@ func (r Rule) NotFrom(p netip.Prefix) Rule { return r.address(12, 8, expr.CmpOpN
 // To limits a rule to packets to a subnet.
 func (r Rule) To(p netip.Prefix) Rule { return r.address(16, 24, expr.CmpOpEq, p) }
 
-// NotTo limits a rule to packets that are not.
-func (r Rule) NotTo(p netip.Prefix) Rule { return r.address(16, 24, expr.CmpOpNeq, p) }
-
 // address compares what is in the header of IPv4 or IPv6 at an offset.
 func (r Rule) address(offset4, offset6 uint32, op expr.CmpOp, p netip.Prefix) Rule {
 	offset := offset4

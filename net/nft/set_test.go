@@ -69,7 +69,7 @@ func packets(n uint16) nft.Table {
 			r.In("senders", nft.DestIPv4, nft.DestPort, nft.SourcePort).NotFrom(netip.MustParsePrefix("10.0.0.5/32")).
 				SetSource(addr("10.0.0.5"))),
 		base("postrouting", "nat", nft.Postrouting, 100,
-			r.NotTo(inside).In("published", nft.Protocol, nft.DestPort).TranslateSource(addr("169.254.64.1"))),
+			r.To(inside).In("published", nft.Protocol, nft.DestPort).TranslateSource(addr("169.254.64.1"))),
 	}}
 }
 
@@ -118,7 +118,7 @@ const wantPackets = `table ip test {
 	}
 	chain postrouting {
 		type nat hook postrouting priority 100; policy accept;
-		ip daddr != 10.0.0.0/24 meta l4proto . th dport @published snat to 169.254.64.1
+		ip daddr 10.0.0.0/24 meta l4proto . th dport @published snat to 169.254.64.1
 	}
 }
 `

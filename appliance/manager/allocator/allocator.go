@@ -26,11 +26,6 @@ import (
 // Run allocates until ctx ends or the store fails.
 func Run(ctx context.Context, s store.Proposer) error { return loop.Follow(ctx, s, New().Plan) }
 
-// Plan is what a new [Allocator] decides.
-func Plan(prev *store.Snapshot, ch store.Changes, now time.Time) (loop.Changes, time.Time) {
-	return New().Plan(prev, ch, now)
-}
-
 // Allocator decides, for as long as its manager leads. It belongs to one goroutine.
 type Allocator struct {
 	ledger *ledger

@@ -139,7 +139,7 @@ func (in service) service() *object.Service {
 // plan decides, says what and writes it.
 func plan(tb testing.TB, s *storetest.Local) (out []string) {
 	tb.Helper()
-	c, _ := allocator.Plan(nil, s.Since(0), time.Now())
+	c, _ := allocator.New().Plan(nil, s.Since(0), time.Now())
 	if c.Empty() {
 		return nil
 	}

@@ -53,7 +53,7 @@ func BenchmarkPlan_Begin(b *testing.B) {
 			s := crowd(b, tasks)
 			b.ReportAllocs()
 			for b.Loop() {
-				if c, _ := allocator.Plan(nil, s.Since(0), time.Now()); !c.Empty() {
+				if c, _ := allocator.New().Plan(nil, s.Since(0), time.Now()); !c.Empty() {
 					b.Fatal("something was left to do")
 				}
 			}
@@ -101,7 +101,7 @@ func BenchmarkPlan_Crowd(b *testing.B) {
 			}
 			b.ReportAllocs()
 			for b.Loop() {
-				if c, _ := allocator.Plan(nil, s.Since(0), time.Now()); len(c.Update) != tasks {
+				if c, _ := allocator.New().Plan(nil, s.Since(0), time.Now()); len(c.Update) != tasks {
 					b.Fatalf("%d objects change", len(c.Update))
 				}
 			}

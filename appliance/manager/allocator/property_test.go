@@ -366,7 +366,7 @@ func (l *life) nothingIsHeldBack() {
 }
 
 func decide(s *storetest.Local) loop.Changes {
-	c, _ := allocator.Plan(nil, s.Since(0), time.Now())
+	c, _ := allocator.New().Plan(nil, s.Since(0), time.Now())
 	return c
 }
 

@@ -5,7 +5,6 @@ package ipvs
 import (
 	"fmt"
 	"net/netip"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -91,15 +90,6 @@ func (p *planner) destinations(s Service, have []Destination) {
 func bare(s Service) Service {
 	s.Destinations = nil
 	return s
-}
-
-// Text prints commands in the manner of ipvsadm.
-func Text(commands []Command) string {
-	var b strings.Builder
-	for _, c := range commands {
-		fmt.Fprintln(&b, c)
-	}
-	return b.String()
 }
 
 // String is the command in the manner of ipvsadm.

@@ -175,3 +175,14 @@ func (h *Host) Within(tb testing.TB, f func() error) {
 		tb.Fatal(err)
 	}
 }
+
+// OpenIn opens a connection to the namespace pinned at path. While it is open
+// the namespace does not end.
+func OpenIn(path string) (*link.Conn, error) {
+	var c *link.Conn
+	err := link.Within(path, func() (err error) {
+		c, err = link.Open()
+		return err
+	})
+	return c, err
+}
