@@ -6,9 +6,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
-
-	"github.com/creack/pty"
 
 	"skep/appliance/nodetest"
 )
@@ -36,7 +33,7 @@ func TestRemote(t *testing.T) {
 	}
 
 	for _, n := range []*nodetest.Node{lead, other} {
-		t.Run("terminal by "+n.Name, func(t *testing.T) { remoteTerminal(t, n.CLI(t, dockerCLI(t)), box("count")) })
+		t.Run("terminal by "+n.Name, func(t *testing.T) { execTerminal(t, n.CLI(t, dockerCLI(t)), box("count")) })
 		t.Run("input by "+n.Name, func(t *testing.T) {
 			big := bytes.Repeat([]byte("0123456789abcde\n"), 1<<16)
 			if got := n.CLI(t, dockerCLI(t)).Pipe(bytes.NewReader(big), "exec", "-i", box("count"), "cat"); !bytes.Equal(got, big) {
@@ -63,29 +60,6 @@ func TestRemote(t *testing.T) {
 		}
 		docker.Run("exec", box("count"), "true")
 	})
-}
-
-func remoteTerminal(t *testing.T, docker *nodetest.CLI, box string) {
-	t.Helper()
-	x := startTerminal(t, docker, "exec", "-it", box, "sh")
-	x.expect(`# `)
-	x.write("echo si''ze $(stty size)\n")
-	x.expect(`size 43 132`)
-	if err := pty.Setsize(x.tty, &pty.Winsize{Rows: 20, Cols: 77}); err != nil {
-		t.Fatal(err)
-	}
-	for range 50 {
-		x.write("echo si''ze $(stty size)\n")
-		time.Sleep(50 * time.Millisecond)
-		if strings.Contains(x.printed(), "size 20 77") {
-			break
-		}
-	}
-	x.expect(`size 20 77`)
-	x.write("exit 11\n")
-	if code := x.code(); code != 11 {
-		t.Errorf("exec ended with %d, want 11: %q", code, x.printed())
-	}
 }
 
 // followRestart follows a log while the node that it is on is killed and comes

@@ -96,27 +96,9 @@ func TestTerminal(t *testing.T) {
 	docker.LoadBusybox()
 	docker.Run("run", "-d", "--name", "box", "busybox", "sleep", "1000")
 
-	x := startTerminal(t, docker, "exec", "-it", "box", "sh")
-	x.expect(`# `)
-	x.write("echo si''ze $(stty size)\n")
-	x.expect(`size 43 132`)
-	if err := pty.Setsize(x.tty, &pty.Winsize{Rows: 20, Cols: 77}); err != nil {
-		t.Fatal(err)
-	}
-	for range 50 {
-		x.write("echo si''ze $(stty size)\n")
-		time.Sleep(50 * time.Millisecond)
-		if strings.Contains(x.printed(), "size 20 77") {
-			break
-		}
-	}
-	x.expect(`size 20 77`)
-	x.write("exit 11\n")
-	if code := x.code(); code != 11 {
-		t.Errorf("exec ended with %d, want 11: %q", code, x.printed())
-	}
+	execTerminal(t, docker, "box")
 
-	x = startTerminal(t, docker, "run", "-it", "--name", "shell", "busybox", "sh")
+	x := startTerminal(t, docker, "run", "-it", "--name", "shell", "busybox", "sh")
 	x.expect(`# `)
 	x.write("tty; echo he''re\n")
 	x.expect(`/dev/(pts/0|console)`)
@@ -139,6 +121,30 @@ func TestTerminal(t *testing.T) {
 	}
 	docker.Run("rm", "-f", "box", "shell")
 	n.Stop(t)
+}
+
+// execTerminal is a shell in a container: input, another size, an exit code.
+func execTerminal(t *testing.T, docker *nodetest.CLI, box string) {
+	t.Helper()
+	x := startTerminal(t, docker, "exec", "-it", box, "sh")
+	x.expect(`# `)
+	x.write("echo si''ze $(stty size)\n")
+	x.expect(`size 43 132`)
+	if err := pty.Setsize(x.tty, &pty.Winsize{Rows: 20, Cols: 77}); err != nil {
+		t.Fatal(err)
+	}
+	for range 50 {
+		x.write("echo si''ze $(stty size)\n")
+		time.Sleep(50 * time.Millisecond)
+		if strings.Contains(x.printed(), "size 20 77") {
+			break
+		}
+	}
+	x.expect(`size 20 77`)
+	x.write("exit 11\n")
+	if code := x.code(); code != 11 {
+		t.Errorf("exec ended with %d, want 11: %q", code, x.printed())
+	}
 }
 
 // TestStdin pipes through exec -i and run -i.

@@ -15,3 +15,18 @@ func (m *Membership) Replicas() (ids []string) {
 
 // Identity is the node's own.
 func (m *Membership) Identity() *control.Identity { return m.stay.Load().current() }
+
+// Voters counts the managers that decide, as far as this one knows.
+func (m *Membership) Voters() int {
+	h, err := m.manager()
+	if err != nil {
+		return 0
+	}
+	n := 0
+	for _, s := range h.member.Members() {
+		if s.Voter {
+			n++
+		}
+	}
+	return n
+}

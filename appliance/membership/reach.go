@@ -88,18 +88,3 @@ func (m *Membership) Connect(ctx context.Context, node string) (net.Conn, error)
 		return h.bulk.Stream(ctx, to, "/nodes/"+node+"/connect")
 	})
 }
-
-// Voters counts the managers that decide, as far as this one knows.
-func (m *Membership) Voters() int {
-	h, err := m.manager()
-	if err != nil {
-		return 0
-	}
-	n := 0
-	for _, s := range h.member.Members() {
-		if s.Voter {
-			n++
-		}
-	}
-	return n
-}

@@ -172,8 +172,7 @@ func TestAnswer_ToPacketsThatAreNoQuestions(t *testing.T) {
 	}
 }
 
-// These are what the resolvers of C libraries and of busybox send, as they were
-// recorded, but for the number.
+// These are written by hand after what common resolvers send.
 func TestAnswer_ToTheQuestionsOfCommonResolvers(t *testing.T) {
 	tests := []struct{ name, packet, want string }{
 		{"glibc, A", "1234 0100 0001 0000 0000 0000 03776562 00 0001 0001", "NOERROR 60:10.0.1.2"},
