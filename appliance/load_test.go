@@ -1,6 +1,7 @@
 package appliance_test
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -62,7 +63,7 @@ func startLoad(n *nodetest.Node, clients int) *load {
 					return
 				default:
 				}
-				err := fetch(client, "http://127.0.0.1:8080/slow?ms=20")
+				err := fetch(context.Background(), client, "http://127.0.0.1:8080/slow?ms=20")
 				l.mu.Lock()
 				l.asked++
 				if err != nil {
@@ -76,8 +77,12 @@ func startLoad(n *nodetest.Node, clients int) *load {
 }
 
 // fetch is nil if the page is answered with 200.
-func fetch(client *http.Client, url string) error {
-	resp, err := client.Get(url)
+func fetch(ctx context.Context, client *http.Client, url string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := client.Do(req)
 	if err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ func TestTwoNodes_ShareAMachine(t *testing.T) {
 		eventually(t, "both services run", func() bool { return strings.Contains(d.Run("service", "ls"), "2/2") })
 	}
 	for _, url := range []string{"http://127.0.0.1:8080/", "http://127.0.0.1:8081/"} {
-		if err := fetch(a.Client(), url); err != nil {
+		if err := fetch(t.Context(), a.Client(), url); err != nil {
 			t.Error(err)
 		}
 	}
@@ -44,7 +44,7 @@ func TestTwoNodes_ShareAMachine(t *testing.T) {
 	})
 	db.Run("service", "rm", "web", "thief")
 	eventually(t, "b is clean", func() bool { return !strings.Contains(db.Run("ps", "-aq"), "\n") })
-	if err := fetch(a.Client(), "http://127.0.0.1:8080/"); err != nil {
+	if err := fetch(t.Context(), a.Client(), "http://127.0.0.1:8080/"); err != nil {
 		t.Errorf("after b removed its service: %v", err)
 	}
 	b.Stop(t)
@@ -131,7 +131,7 @@ func TestTCP_NeedsACertificateOfTheOperators(t *testing.T) {
 	if out, err := over(others.dir); err == nil {
 		t.Errorf("with another authority's certificate: %s", out)
 	}
-	if err := fetch(n.Client(), "http://127.0.0.1:2376/version"); err == nil {
+	if err := fetch(t.Context(), n.Client(), "http://127.0.0.1:2376/version"); err == nil {
 		t.Error("plain HTTP was answered")
 	}
 	n.Stop(t)

@@ -1,7 +1,10 @@
 package appliance_test
 
 import (
-	"fmt"
+	"context"
+	"maps"
+	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -14,93 +17,132 @@ import (
 // something on its way; each connection asks 50 times a second at most.
 const page = "/slow?ms=20"
 
-// siege is clients of a service, one of each kind: by the routing mesh, at a node
-// with and one without tasks of it, and on its network, by address and by name;
-// all of them with connections that are kept alive and with such that are not.
+// connections is how many each client has at a time.
+const connections = 3
+
+// siege is clients of a service, one of each kind: by the routing mesh, at nodes
+// with and without tasks of it, and on its network, by address and by name; with
+// connections that are kept alive and with such that are not.
 type siege struct {
-	client  *nodetest.Node                 // a machine that is no node
-	targets map[string]string              // by name; addresses of nodes
-	box     *nodetest.Node                 // runs the container that asks on the network
-	inside  string                         // its ID
-	vip     string                         // the service's address on the network
-	wrk     map[string]*nodetest.Wrk       // by what they ask
-	stop    chan struct{}                  // closed when byName is to end
-	running sync.WaitGroup                 // byName
-	named   map[string]*nodetest.WrkReport // by name; its Requests, and failures as Read
-	errs    []string
+	client  *nodetest.Node    // a machine that is no node
+	targets map[string]string // addresses of nodes, by name
+	box     *nodetest.Node    // runs the container that asks on the network
+	inside  string            // its ID
+	vip     string            // the service's address on the network
+
+	// Since begin:
+	wrk   map[string]*nodetest.Wrk // by what they ask
+	stop  context.CancelFunc       // has named end
+	ended sync.WaitGroup           // named
+	named map[string]*named
 }
 
-// connections is how many each wrk has.
-const connections = 3
+// named is a client that looks the name up before each request. It has one
+// connection at a time.
+type named struct {
+	nodetest.WrkReport
+	err error // the last
+}
 
 func (s *siege) begin(t *testing.T) {
 	t.Helper()
-	s.wrk, s.named, s.stop, s.errs = map[string]*nodetest.Wrk{}, map[string]*nodetest.WrkReport{}, make(chan struct{}), nil
-	count := fmt.Sprintf("-c%d", connections)
-	for _, kind := range []struct{ name, header string }{{"kept", "X: y"}, {"closed", "Connection: close"}} {
+	s.wrk, s.named = map[string]*nodetest.Wrk{}, map[string]*named{}
+	ctx, cancel := context.WithCancel(t.Context())
+	s.stop = cancel
+	inside := func(f func() error) error { return s.box.DoInside(s.inside, f) }
+	for _, closed := range []bool{false, true} {
+		kind := map[bool]string{false: " kept", true: " closed"}[closed]
+		load := nodetest.Load{Connections: connections, Closed: closed, Watched: true}
 		for name, addr := range s.targets {
-			s.wrk[name+" "+kind.name] = s.client.StartWrk(t, s.client.Do, count, "-H", kind.header, "http://"+addr+":8080"+page)
+			load.URL = "http://" + addr + ":8080" + page
+			s.wrk[name+kind] = s.client.StartWrk(t, s.client.Do, load)
 		}
-		inside := func(f func() error) error { return s.box.DoInside(s.inside, f) }
-		s.wrk["vip "+kind.name] = s.box.StartWrk(t, inside, count, "-H", kind.header, "http://"+s.vip+page)
+		load.URL = "http://" + s.vip + page
+		s.wrk["vip"+kind] = s.box.StartWrk(t, inside, load)
 	}
 	for _, name := range []string{"web", "tasks.web"} {
-		report := new(nodetest.WrkReport)
-		s.named[name] = report
-		s.running.Go(func() { s.byName(name, report) })
+		n := new(named)
+		s.named[name] = n
+		s.ended.Go(func() { n.run(ctx, s.box.Container(s.inside), "http://"+name+page) })
 	}
 }
 
-// byName looks the name up before each request.
-func (s *siege) byName(name string, r *nodetest.WrkReport) {
-	client := s.box.Container(s.inside)
-	client.Timeout = 20 * time.Second
-	for {
-		select {
-		case <-s.stop:
-			return
+func (n *named) run(ctx context.Context, client *http.Client, url string) {
+	client.Timeout = 0
+	var c nodetest.Connection
+	last := time.Now()
+	for ctx.Err() == nil {
+		switch err := fetch(ctx, client, url); {
+		case ctx.Err() != nil: // it ended meanwhile
+		case err != nil:
+			n.Read++
+			n.err = err
 		default:
-		}
-		r.Requests++
-		if err := fetch(client, "http://"+name+page); err != nil {
-			r.Read++
-			s.errs = append(s.errs, err.Error())
+			c.Answers++
+			c.Gap, last = max(c.Gap, time.Since(last)), time.Now()
 		}
 	}
+	c.Silent = time.Since(last)
+	c.Gap = max(c.Gap, c.Silent)
+	n.Requests, n.Connections = c.Answers, []nodetest.Connection{c}
 }
 
-// end stops the clients; each kind may have had at most so many failures.
+// tail is how long the clients go on after what happened. A request without an
+// answer for so long will have none, if others have theirs.
+const tail = 2 * time.Second
+
+// end stops the clients. Each may have had at most so many requests that failed
+// or were not answered.
 func (s *siege) end(t *testing.T, what string, most int) {
 	t.Helper()
-	close(s.stop)
-	s.running.Wait()
+	time.Sleep(tail)
+	s.stop()
+	s.ended.Wait()
 	reports := map[string]nodetest.WrkReport{}
 	for name, w := range s.wrk {
 		reports[name] = w.Stop(t)
 	}
-	for name, r := range s.named {
-		reports[name] = *r
+	for name, n := range s.named {
+		reports[name] = n.WrkReport
+		if n.err != nil {
+			t.Logf("%s: %s: %v", what, name, n.err)
+		}
 	}
-	for name, r := range reports {
-		t.Logf("%s: %s: %v", what, name, r)
-		if r.Failures() > most {
-			t.Errorf("%s: %s: %v, at most %d may fail", what, name, r, most)
+	all, silent := 0, 0
+	for _, r := range reports {
+		all += len(r.Connections)
+		silent += r.Silent(tail / 2)
+	}
+	for _, name := range slices.Sorted(maps.Keys(reports)) {
+		r := reports[name]
+		unanswered := r.Silent(tail)
+		if silent > all/2 {
+			unanswered = 0 // this machine has stood still
+		}
+		t.Logf("%s: %s: %v, without an answer %d", what, name, r, unanswered)
+		if r.Failures()+unanswered > most {
+			t.Errorf("%s: %s: more than %d requests failed: %v, without an answer %d", what, name, most, r, unanswered)
 		}
 		if r.Requests < 10 {
 			t.Errorf("%s: %s: the test shows nothing: %v", what, name, r)
 		}
 	}
-	if len(s.errs) > most {
-		t.Error(s.errs[0])
-	}
+}
+
+// phase is what happens while clients ask, and how many requests of each client
+// may fail.
+type phase struct {
+	name string
+	do   func()
+	most int
 }
 
 // TestSwarmLoad_NoRequestFailsWhileTasksComeAndGo scales, updates and moves a
 // service, and takes nodes away, while clients ask for its page without pause.
 func TestSwarmLoad_NoRequestFailsWhileTasksComeAndGo(t *testing.T) {
 	s := nodetest.NewSwarm(t, nodetest.Binary(t), dockerCLI(t))
-	s.Form(t, "m1", "m2", "m3", "w1", "w2")
-	m1, m2, w1, w2 := s.Node(t, "m1"), s.Node(t, "m2"), s.Node(t, "w1"), s.Node(t, "w2")
+	s.Form(t, "m1", "m2", "m3", "w1", "w2", "w3")
+	m1, m2, w1, w2, w3 := s.Node(t, "m1"), s.Node(t, "m2"), s.Node(t, "w1"), s.Node(t, "w2"), s.Node(t, "w3")
 	docker := m1.CLI(t, s.Docker)
 	docker.Run("network", "create", "-d", "overlay", "--attachable", "front")
 	docker.Run("service", "create", "--detach=false", "-q", "--name", "web", "--network", "front", "-p", "8080:80", "--replicas", "6",
@@ -113,47 +155,49 @@ func TestSwarmLoad_NoRequestFailsWhileTasksComeAndGo(t *testing.T) {
 		vip: virtualAddress(t, m1),
 	}
 	for name, n := range map[string]*nodetest.Node{"m1": m1, "w1": w1} {
-		eventually(t, "the mesh of "+name+" serves", func() bool { return fetch(n.Client(), "http://127.0.0.1:8080/") == nil })
+		eventually(t, "the mesh of "+name+" serves", func() bool { return fetch(t.Context(), n.Client(), "http://127.0.0.1:8080/") == nil })
 	}
-	update := func(args ...string) func() {
-		return func() {
-			docker.Run(append([]string{"service", "update", "--detach=false", "-q"}, append(args, "web")...)...)
-			settled(t, m1)
-		}
+	update := func(args ...string) {
+		docker.Run(append([]string{"service", "update", "--detach=false", "-q"}, append(args, "web")...)...)
+		settled(t, m1)
 	}
 	scale := func(n string) { docker.Run("service", "scale", "web="+n); settled(t, m1) }
-	for _, phase := range []struct {
-		name string
-		do   func()
-		most int // failures of each kind of client
-	}{
+	availability := func(n *nodetest.Node, a string) { docker.Run("node", "update", "--availability", a, n.Name) }
+	lost := func(n *nodetest.Node) {
+		eventually(t, n.Name+" is down", func() bool { return nodesSeen(m1)[n.Name].Status.State == "down" })
+		eventually(t, "all run", func() bool { return strings.Contains(docker.Run("service", "ls"), " 6/6 ") })
+	}
+	for _, p := range []phase{
 		{"scale", func() { scale("3"); scale("6") }, 0},
-		{"update, stop first", update("--force"), 0},
-		{"update, start first", update("--update-order", "start-first", "--force"), 0},
+		{"update, stop first", func() { update("--force") }, 0},
+		{"update, start first", func() { update("--update-order", "start-first", "--force") }, 0},
 		{"drain", func() {
-			docker.Run("node", "update", "--availability", "drain", "w1")
+			availability(w1, "drain")
 			eventually(t, "w1 is empty", func() bool { return tasksOn(m1, w1) == 0 })
 			settled(t, m1)
-			docker.Run("node", "update", "--availability", "active", "w1")
-			update("--force")()
+			availability(w1, "active")
+			update("--force")
 		}, 0},
 		{"process killed", func() {
 			w2.Kill(t)
 			w2.Start(t)
 			eventually(t, "w2 is ready", func() bool { return nodesSeen(m1)["w2"].Status.State == "ready" })
 		}, 0},
+		{"process killed for good", func() { w2.Kill(t); lost(w2) }, connections},
+		{"process is back", func() {
+			w2.Start(t)
+			eventually(t, "w2 is ready", func() bool { return nodesSeen(m1)["w2"].Status.State == "ready" })
+			settled(t, m1)
+			update("--force")
+		}, 0},
 		// One connection fails once: where it is led then is alive.
-		{"power off", func() {
-			w2.PowerOff(t)
-			eventually(t, "w2 is down", func() bool { return nodesSeen(m1)["w2"].Status.State == "down" })
-			eventually(t, "all run", func() bool { return strings.Contains(docker.Run("service", "ls"), " 6/6 ") })
-		}, connections},
+		{"power off", func() { w3.PowerOff(t); lost(w3) }, connections},
+		{"after the loss", func() { update("--force") }, 0},
 	} {
 		l.begin(t)
 		time.Sleep(500 * time.Millisecond)
-		phase.do()
-		time.Sleep(500 * time.Millisecond)
-		l.end(t, phase.name, phase.most)
+		p.do()
+		l.end(t, p.name, p.most)
 	}
 }
 
@@ -186,7 +230,8 @@ type taskSeen struct {
 	Status               struct{ State string }
 }
 
-// settled waits until every task that is to end has ended.
+// settled waits until every task that is to end has ended, but for those of
+// nodes that cannot say so.
 func settled(t *testing.T, m *nodetest.Node) {
 	t.Helper()
 	eventually(t, "what is to end has ended", func() bool {
@@ -194,12 +239,13 @@ func settled(t *testing.T, m *nodetest.Node) {
 		if ask(m, "/tasks", &tasks) != nil {
 			return false
 		}
-		for _, task := range tasks {
-			if task.Status.State == "running" && task.DesiredState != "running" {
-				return false
-			}
+		down := map[string]bool{}
+		for _, n := range nodesSeen(m) {
+			down[n.ID] = n.Status.State == "down"
 		}
-		return true
+		return !slices.ContainsFunc(tasks, func(task taskSeen) bool {
+			return task.Status.State == "running" && task.DesiredState != "running" && !down[task.NodeID]
+		})
 	})
 }
 
