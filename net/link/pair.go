@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -91,7 +92,34 @@ func (p Pair) inside() error {
 			return err
 		}
 	}
+	if err := p.askOften(); err != nil {
+		return err
+	}
 	return c.SetHost(peer, p.MAC, p.Addresses)
+}
+
+// askOften has the peer, in whose namespace the thread is, ask for a neighbour
+// five times as often as others do, and give up after as long, three seconds:
+// the answer, which the port's own machine knows, may be there any moment.
+func (p Pair) askOften() error {
+	asked := map[string]bool{}
+	for _, a := range p.Addresses {
+		family := "ipv4"
+		if a.Addr().Is6() {
+			family = "ipv6"
+		}
+		if asked[family] {
+			continue
+		}
+		asked[family] = true
+		for _, s := range []string{"retrans_time_ms=200", "mcast_solicit=15", "ucast_solicit=15"} {
+			key, value, _ := strings.Cut(s, "=")
+			if err := Sysctl("net/"+family+"/neigh/"+p.Peer+"/"+key, value); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // HostAddresses are those that a device has that is given some: if there is one

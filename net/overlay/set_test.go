@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
@@ -372,4 +373,30 @@ func TestDestroy_LeavesNothing(t *testing.T) {
 		t.Errorf("the folder is left: %v", err)
 	}
 	n1.restart(t)
+}
+
+// Who asks for a peer before there is one finds it as soon as there is.
+func TestSet_APeerThatSomebodyWaitsFor(t *testing.T) {
+	n1, _, c1, c2 := pair(t)
+	serve(t, c2)
+	for _, to := range c2.addrs() {
+		var err error
+		for range 3 { // the last question may go out just before the answer is there
+			n1.set(t, web(n1))
+			if _, found := dial(t, c1, "tcp", to, 2200*time.Millisecond); found == nil {
+				t.Fatalf("%s was reached", to)
+			}
+			n1.set(t, web(n1, c2.peer()))
+			began := time.Now()
+			var c net.Conn
+			if c, err = dial(t, c1, "tcp", to, patience); err == nil {
+				t.Logf("%s is reached %v after it is there", to, time.Since(began))
+				_ = c.Close()
+				break
+			}
+		}
+		if err != nil {
+			t.Errorf("%s: %v", to, err)
+		}
+	}
 }

@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"skep/net/link"
 	"skep/net/link/linktest"
@@ -261,10 +260,6 @@ func dial(tb testing.TB, from place, proto string, to netip.Addr, limit time.Dur
 func reach(tb testing.TB, from place, proto string, to netip.Addr, size int) {
 	tb.Helper()
 	c, err := dial(tb, from, proto, to, patience)
-	if errors.Is(err, unix.EHOSTUNREACH) {
-		// It has asked before, in vain: that is remembered for three seconds.
-		c, err = dial(tb, from, proto, to, patience)
-	}
 	if err != nil {
 		tb.Errorf("reach %s: %v", to, err)
 		return
