@@ -12,9 +12,10 @@
 // the packet filter's address translation (nftables). Where they differ, the
 // fields and functions say so:
 //
-//   - With IPVS a service for all ports, and the silence of a service without
-//     backends, need nftables beside it. Without, the first is refused by
-//     [Balancer.Set] and the second answers that the port is not reachable.
+//   - With IPVS a service for all ports, the silence of a service without
+//     backends, and a backend that asks its own service need nftables beside it.
+//     Without, the first is refused by [Balancer.Set], the second answers that the
+//     port is not reachable, and the third gets no answer.
 //   - A service for all ports and protocols has those without ports, as pings
 //     are, with nftables only.
 //   - IPVS takes the backends in turn, nftables by chance.

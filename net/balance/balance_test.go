@@ -7,6 +7,9 @@ import (
 
 	"skep/net/link/linktest"
 	"skep/net/link/umltest"
+	"skep/net/link/vmtest"
 )
 
-func TestMain(m *testing.M) { umltest.Main(m, linktest.Main) }
+func TestMain(m *testing.M) {
+	vmtest.Main(m, func(m *testing.M) { umltest.Main(m, linktest.Main) })
+}

@@ -23,6 +23,9 @@ func planBeside(c Config, services []service) nft.Table {
 	// After connection tracking, and before IPVS.
 	base.Hook.Type, base.Hook.Priority = "filter", -150
 	base.Rules = []nft.Rule{entry(c).First().Jump(lookups)}
+	if c.Where == Output {
+		t.Chains = append(t.Chains, toItself())
+	}
 	by := marks(services)
 	for _, s := range services {
 		if rules := beside(c.Where, s, by); len(rules) > 0 {
@@ -33,10 +36,24 @@ func planBeside(c Config, services []service) nft.Table {
 	return t
 }
 
+// toItself leads what IPVS has given to an address of the namespace there: IPVS
+// leaves the packet on the way that it was on, to the service's address. The kernel
+// looks for the way again if a chain of this type has changed the mark.
+func toItself() nft.Chain {
+	var r nft.Rule
+	return nft.Chain{
+		Name: "itself", Hook: &nft.Hook{Type: "route", Point: nft.Output, Priority: 0}, // after IPVS
+		Rules: []nft.Rule{r.NotOutName("lo").ToLocal().SetMark(turned)},
+	}
+}
+
+// turned is a mark that no service has.
+const turned = 1 << 31
+
 // marks are the marks by which IPVS knows the services for all ports.
 func marks(services []service) map[key]uint32 {
 	out := map[key]uint32{}
-	taken := map[uint32]bool{0: true}
+	taken := map[uint32]bool{0: true, turned: true}
 	for _, s := range services {
 		if s.key.port != 0 {
 			continue

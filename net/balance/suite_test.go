@@ -12,7 +12,9 @@ import (
 	"time"
 
 	"skep/net/balance"
+	"skep/net/kernel"
 	"skep/net/link/umltest"
+	"skep/net/link/vmtest"
 )
 
 // The suite is what every mode promises. It is run for each that the kernel has.
@@ -27,13 +29,21 @@ func TestInUML(t *testing.T) {
 	umltest.Run(t, "TestSuite|TestIPVS", "veth", "bridge", "ip_vs_rr", "nf_conntrack_netlink")
 }
 
+// TestInVM shows it with nftables beside it.
+func TestInVM(t *testing.T) {
+	vmtest.Run(t, vmtest.Machine{
+		Tests: "TestSuite|TestIPVS", Skip: "TestSuite/.*/(forwarded|output_(spreads|takes|keeps|changes|leads))",
+		Modules: kernel.Modules(), Programs: []string{"ipvsadm"},
+	})
+}
+
 func modes(tb testing.TB) []balance.Mode {
 	tb.Helper()
 	auto, _, err := balance.Probe(tb.Context())
 	try(tb, err)
 	switch {
-	case umltest.Inside():
-		return []balance.Mode{balance.IPVS} // there is no nftables for IPv4
+	case umltest.Inside(), vmtest.Inside(): // the first has no nftables for IPv4
+		return []balance.Mode{balance.IPVS}
 	case auto == balance.IPVS:
 		return []balance.Mode{balance.IPVS, balance.NFT}
 	}
@@ -85,6 +95,7 @@ func suite(t *testing.T, mode balance.Mode) {
 		run("is silent without backends", silent)
 		run("changes at once", changesAtOnce)
 		run("serves all ports", servesAllPorts)
+		run("serves who asks", servesWhoAsks)
 		run("serves any address", servesAnyAddress)
 		run("keeps idle connections", keepsIdle)
 		run("goes on without its process", restarts)
@@ -294,6 +305,29 @@ func servesAllPorts(t *testing.T, w *world, p place) {
 		w.set(t, w.to(addr, "", 0, 1))
 		if words, err := ask(old, 10*time.Second); !cutOff(err) {
 			t.Errorf("a connection to a removed backend: %v, %v", words, err)
+		}
+	}
+}
+
+// A backend asks its own service, and is the one that answers.
+func servesWhoAsks(t *testing.T, w *world, p place) {
+	if p.where != balance.Output {
+		t.Skip("nobody asks by a device for what is behind it")
+	}
+	if !w.silent(t) {
+		t.Skip("nor is anybody led to itself")
+	}
+	w.node.serve(t, 80)
+	self := len(w.backends)
+	w.backends = append(w.backends, w.node)
+	for _, addr := range []string{p.v4, p.v6} {
+		for _, proto := range []string{"tcp", "udp"} {
+			for _, s := range []balance.Service{w.to(at(addr, 80), proto, 0, self), w.to(addr, "", 0, self)} {
+				w.set(t, s)
+				if got := w.who(t, proto, at(addr, 80)); got[0] != w.node.name {
+					t.Errorf("%s at %s, port %d: got %v", proto, addr, s.Port, got)
+				}
+			}
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"skep/net/balance"
 	"skep/net/balance/ipvs"
 	"skep/net/link/umltest"
+	"skep/net/link/vmtest"
 )
 
 func timedOut(err error) bool {
@@ -81,7 +82,7 @@ func (w *world) leftIPVS(tb testing.TB) string {
 
 func needsIPVS(t *testing.T) {
 	t.Helper()
-	if !umltest.Inside() {
+	if !umltest.Inside() && !vmtest.Inside() {
 		t.Skip("runs in user-mode Linux: see TestInUML")
 	}
 }
