@@ -42,7 +42,8 @@ type Executor interface {
 // Controller runs one task, one verb for each phase. Each verb is idempotent
 // and may be called again after a restart of the node, with the phase done,
 // half done or not begun. An error that wraps [object.ErrTemporary] or the
-// context's is tried again; any other ends the task.
+// context's is tried again; any other ends the task, which is then failed, or
+// rejected if it could not be prepared or the error wraps [object.ErrUnfit].
 type Controller interface {
 	// Prepare pulls and creates.
 	Prepare(ctx context.Context) error

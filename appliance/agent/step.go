@@ -23,7 +23,8 @@ var (
 //	    │          │          │         │   │      │         │
 //	    │          │          │ Prepare │   │desired│ Start   │ Wait
 //	    │          │          ▼         │  running  ▼         ▼
-//	    │          │       rejected     │         failed    failed
+//	    │          │       rejected     │       failed or   failed
+//	    │          │          │         │       rejected
 //	    └──────────┴──────────┴─────────┴── desired shutdown → shutdown
 //
 // It returns the task's new status, with [errIdle] if it is the same because
@@ -56,7 +57,11 @@ func step(ctx context.Context, t *object.Task, c Controller) (swarm.TaskStatus, 
 		return move(s, swarm.TaskStateStarting, "starting"), nil
 	case swarm.TaskStateStarting:
 		if err := c.Start(ctx); err != nil {
-			return fail(ctx, s, swarm.TaskStateFailed, err, c)
+			state := swarm.TaskStateFailed
+			if errors.Is(err, object.ErrUnfit) {
+				state = swarm.TaskStateRejected
+			}
+			return fail(ctx, s, state, err, c)
 		}
 		return observe(ctx, move(s, swarm.TaskStateRunning, "started"), c), nil
 	case swarm.TaskStateRunning:

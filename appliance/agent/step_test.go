@@ -44,6 +44,7 @@ func TestStep(t *testing.T) {
 		remove    = swarm.TaskStateRemove
 	)
 	bad := errors.New("no such image")
+	unfit := object.Errorf(object.ErrUnfit, "no ESP")
 	temporary := fmt.Errorf("registry: %w", object.ErrTemporary)
 	tests := []struct {
 		state, desired swarm.TaskState
@@ -64,6 +65,7 @@ func TestStep(t *testing.T) {
 
 		{state: preparing, desired: running, err: bad, want: rejected, message: "was", text: "no such image", called: "prepare"},
 		{state: starting, desired: running, err: bad, want: failed, message: "was", text: "no such image", called: "start"},
+		{state: starting, desired: running, err: unfit, want: rejected, message: "was", text: "no ESP", called: "start"},
 		{
 			state: running, desired: running, err: &object.ExitError{Code: 137}, want: failed,
 			message: "was", text: "task: non-zero exit (137)", called: "wait",

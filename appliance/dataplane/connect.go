@@ -21,7 +21,8 @@ const patience = 20 * time.Second
 // Connect makes an endpoint: its place on the node's own network, then those on
 // the swarm's, then what leads to services, then names. If a step fails nothing
 // is left. It waits for networks that the node does not know yet; the error
-// that says so wraps [object.ErrTemporary].
+// that says so wraps [object.ErrTemporary]. That of a network which the node
+// can never have wraps [object.ErrUnfit].
 //
 // Invariant: an endpoint follows every plan that is not older than the one that
 // it was made by. It is known before it looks for the current plan, and a plan
@@ -128,7 +129,8 @@ func (d *desired) lacks(e object.Endpoint) (missing string, err error) {
 		n := d.place(o.Network)
 		switch {
 		case n == nil && d.refuses(o.Network):
-			return "", object.Errorf(errdefs.ErrFailedPrecondition, "network %s is encrypted, which this node cannot do: %s", name, d.from.self.noESP)
+			return "", object.Errorf(errors.Join(errdefs.ErrFailedPrecondition, object.ErrUnfit),
+				"network %s is encrypted, which this node cannot do: %s", d.from.view.Networks[o.Network].Name, d.from.self.noESP)
 		case n == nil:
 			return name, nil
 		}

@@ -3,6 +3,7 @@ package dataplane
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -131,8 +132,11 @@ func TestConnect_ToAnEncryptedNetworkIsRefused(t *testing.T) {
 		w.Set(view(1, members(n, nil)))
 		want(t, w, "frames", "names")
 		_, err := w.Connect(t.Context(), inFront("a", "10.0.1.3/24"))
-		if !errdefs.IsFailedPrecondition(err) || errors.Is(err, object.ErrTemporary) {
+		if !errdefs.IsFailedPrecondition(err) || !errors.Is(err, object.ErrUnfit) || errors.Is(err, object.ErrTemporary) {
 			t.Error(err)
+		}
+		if text := fmt.Sprint(err); text != "network Front is encrypted, which this node cannot do: no xfrm" {
+			t.Error(text)
 		}
 		want(t, w, "frames", "names")
 	})

@@ -35,3 +35,7 @@ func (e *ExitError) Unwrap() error { return e.Cause }
 // ErrTemporary marks an error of a task's runtime that may pass: the agent
 // tries again instead of giving the task up.
 var ErrTemporary = errors.New("temporary error")
+
+// ErrUnfit marks an error of a task's runtime that says that this node cannot
+// run the task, however often it tries: the agent rejects it.
+var ErrUnfit = errors.New("this node cannot run it")
