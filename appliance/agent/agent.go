@@ -132,6 +132,7 @@ type Agent struct {
 	news    chan struct{}      // size 1: unsent has changed
 	dirty   chan struct{}      // size 1: the file is behind
 	refresh chan struct{}      // size 1: the node may be another than was told
+	hurry   chan struct{}      // size 1: another attempt to get a session may succeed
 	bye     chan chan struct{} // takes what closes when the manager knows that the node leaves
 	streams chan struct{}      // holds a value for each stream that is being served
 }
@@ -154,6 +155,7 @@ func New(cfg Config) *Agent {
 		news:     make(chan struct{}, 1),
 		dirty:    make(chan struct{}, 1),
 		refresh:  make(chan struct{}, 1),
+		hurry:    make(chan struct{}, 1),
 		networks: networks{news: make(chan struct{}, 1), said: make(chan struct{}, 1)},
 		streams:  make(chan struct{}, maxStreams),
 	}

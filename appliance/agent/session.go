@@ -37,6 +37,10 @@ func (a *Agent) connect(ctx context.Context, g *errgroup.Group) error {
 		}
 		if welcomed {
 			backoff = minBackoff
+			select {
+			case <-a.hurry: // that was before
+			default:
+			}
 		}
 		a.cfg.Logger.DebugContext(ctx, "session ended", "err", err)
 		if a.cfg.Refused != nil && errdefs.IsPermissionDenied(err) {
@@ -47,6 +51,9 @@ func (a *Agent) connect(ctx context.Context, g *errgroup.Group) error {
 		case <-ctx.Done():
 			t.Stop()
 			return ctx.Err()
+		case <-a.hurry:
+			t.Stop()
+			backoff = minBackoff
 		case <-t.C:
 		}
 		backoff = min(2*backoff, maxBackoff)
@@ -86,7 +93,7 @@ func (a *Agent) session(ctx context.Context, tasks *errgroup.Group) (welcomed bo
 	if err != nil {
 		return false, err
 	}
-	conn, err := a.cfg.Dial(ctx)
+	conn, err := a.dial(ctx)
 	if err != nil {
 		return false, fmt.Errorf("connect to manager: %w", err)
 	}

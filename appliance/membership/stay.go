@@ -345,12 +345,18 @@ func (s *stay) tellGossip() {
 	}
 }
 
-// Hint takes what gossip believes of a node. It counts while this node leads.
+// Hint takes what gossip believes of a node. It counts while this node leads, or
+// misses the one that does.
 func (m *Membership) Hint(node string, dead bool) {
-	if s := m.stay.Load(); s != nil {
-		if h := s.half.Load(); h != nil {
-			h.manager.Hint(node, dead)
-		}
+	s := m.stay.Load()
+	if s == nil {
+		return
+	}
+	if h := s.half.Load(); h != nil {
+		h.manager.Hint(node, dead)
+	}
+	if !dead && s.peers.addr(node) != "" {
+		s.agent.Hurry()
 	}
 }
 

@@ -140,6 +140,7 @@ func source(a net.Addr) netip.Prefix {
 // add takes a connection before its handshake; nil if there are too many. Those
 // of our own making have no source, and are not counted.
 func (s *links) add(c net.Conn, from netip.Prefix) *link {
+	resendSoon(c)
 	l := &link{Conn: c, links: s, source: from}
 	s.mu.Lock()
 	defer s.mu.Unlock()
