@@ -31,7 +31,7 @@ import (
 //	leader VAR FROM [NOT]  waits for a leader that FROM sees, other than NOT, and sets
 //	                       VAR to its name and OTHER to that of another manager
 //	copydata FROM TO       TO gets a copy of FROM's data directory, while neither runs
-//	takes MAX COMMAND…     it takes no longer
+//	takes MAX COMMAND…     it takes no longer; prints how long
 //	forget NETWORK ADDR    the node's kernel forgets what leads to an address of a network
 //	file NAME PATH         copies a file of a node to the script's directory
 func swarmCommands(words map[string]command) map[string]command {
@@ -131,7 +131,9 @@ func swarmCommands(words map[string]command) map[string]command {
 		ts.Check(err)
 		began := time.Now()
 		word(ts, args[1])(ts, neg, args[2:])
-		if took := time.Since(began); took > limit {
+		took := time.Since(began)
+		fmt.Fprintf(ts.Stdout(), "took %v\n", took.Round(time.Millisecond))
+		if took > limit {
 			ts.Fatalf("%s took %v", strings.Join(args[1:], " "), took)
 		}
 	}
