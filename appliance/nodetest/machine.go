@@ -28,6 +28,9 @@ type machine struct {
 	pidfd  int
 	ns     netns.NsHandle
 	groups []cgroup
+	// door is the way into the only hierarchy, if that is of version 2. It is
+	// opened where all of it is seen: a process may not come in otherwise.
+	door *os.File
 }
 
 // namespaces are those that a machine has of its own.
@@ -37,7 +40,8 @@ const namespaces = unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID | un
 // makes the cgroup namespace, for that shows what is below them. Mounts of other
 // nodes, which this namespace began as a copy of, are let go. In the second part
 // $1 is the host name, and the hierarchies follow: each a directory and the
-// options to mount it with; - is version 2 alone, at the top.
+// options to mount it with; - is version 2 alone, at the top, where what has
+// children with controllers has no processes.
 const (
 	bootMachine = `
 mount --make-rprivate /
@@ -54,7 +58,7 @@ shift
 [ "$1" = - ] || mount -t tmpfs cgroup /sys/fs/cgroup
 while [ $# -gt 0 ]; do
 	case $1,$2 in
-	-,*) mount -t cgroup2 cgroup2 /sys/fs/cgroup ;;
+	-,*) mount -t cgroup2 cgroup2 /sys/fs/cgroup; mkdir /sys/fs/cgroup/rig; echo 0 >/sys/fs/cgroup/rig/cgroup.procs ;;
 	*,-) mkdir "/sys/fs/cgroup/$1"; mount -t cgroup2 cgroup2 "/sys/fs/cgroup/$1" ;;
 	*) mkdir "/sys/fs/cgroup/$1"; mount -t cgroup -o "$2" cgroup "/sys/fs/cgroup/$1" ;;
 	esac
@@ -85,7 +89,7 @@ func powerOn(hostname, id string) (*machine, error) {
 func (m *machine) boot(hostname string) error {
 	args := []string{"-ec", bootMachine, "sh", strings.TrimRight(os.TempDir(), "/")}
 	for _, g := range m.groups {
-		args = append(args, g.entry())
+		args = append(args, g.dir)
 	}
 	args = append(args, "--", bootSecond, "sh", hostname)
 	for _, g := range m.groups {
@@ -114,6 +118,13 @@ func (m *machine) boot(hostname string) error {
 	if m.pidfd, err = unix.PidfdOpen(init.Process.Pid, 0); err != nil {
 		return err
 	}
+	for _, g := range m.groups {
+		if g.name == "-" {
+			if m.door, err = os.OpenFile(filepath.Join(g.dir, "rig", "cgroup.procs"), os.O_WRONLY, 0); err != nil {
+				return err
+			}
+		}
+	}
 	m.ns, err = netns.GetFromPid(init.Process.Pid)
 	return err
 }
@@ -131,9 +142,14 @@ func (m *machine) enter() error {
 // command is a program that is started in the machine's cgroups; it has the
 // process that the command starts with.
 func (m *machine) command(program string, args ...string) *exec.Cmd {
+	if m.door != nil {
+		cmd := exec.Command("/bin/sh", append([]string{"-ec", `echo 0 >&3; exec 3>&-; exec "$@"`, "sh", program}, args...)...)
+		cmd.ExtraFiles = []*os.File{m.door}
+		return cmd
+	}
 	line := []string{"-ec", `while [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs"; shift; done; shift; exec "$@"`, "sh"}
 	for _, g := range m.groups {
-		line = append(line, g.inside())
+		line = append(line, "/sys/fs/cgroup/"+g.name)
 	}
 	return exec.Command("/bin/sh", append(append(line, "--", program), args...)...)
 }
@@ -163,6 +179,10 @@ func (m *machine) powerOff() error {
 	if m.pidfd >= 0 {
 		_ = unix.Close(m.pidfd)
 		m.pidfd = -1
+	}
+	if m.door != nil {
+		_ = m.door.Close()
+		m.door = nil
 	}
 	if m.ns.IsOpen() {
 		_ = m.ns.Close()
@@ -201,25 +221,6 @@ type cgroup struct {
 	name, options string
 }
 
-// leaf is where a machine's own processes are in version 2: what has children
-// with controllers has no processes.
-const leaf = "rig"
-
-func (g cgroup) entry() string {
-	if g.name == "-" {
-		return filepath.Join(g.dir, leaf)
-	}
-	return g.dir
-}
-
-// inside is the entry as the machine's processes see it.
-func (g cgroup) inside() string {
-	if g.name == "-" {
-		return "/sys/fs/cgroup/" + leaf
-	}
-	return "/sys/fs/cgroup/" + g.name
-}
-
 // makeCgroups makes a cgroup in every hierarchy.
 func makeCgroups(name string) ([]cgroup, error) {
 	infos, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) {
@@ -241,7 +242,7 @@ func makeCgroups(name string) ([]cgroup, error) {
 				_ = os.WriteFile(filepath.Join(i.Mountpoint, "cgroup.subtree_control"), []byte("+"+c), 0)
 			}
 		}
-		if err := os.MkdirAll(g.entry(), 0o755); err != nil {
+		if err := os.MkdirAll(g.dir, 0o755); err != nil {
 			return groups, err
 		}
 		groups = append(groups, g)

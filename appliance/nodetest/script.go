@@ -61,7 +61,7 @@ func runScripts(t *testing.T, dir, binary, docker string, setup func(*testscript
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("DOCKER_CONFIG", filepath.Join(e.WorkDir, ".docker"))
 			e.Setenv("PATH", strings.Join([]string{filepath.Dir(binary), filepath.Dir(docker), os.Getenv("PATH")}, ":"))
-			s := &stage{tb: e.T().(testing.TB), askers: map[string]*asker{}}
+			s := &stage{tb: e.T().(testing.TB), askers: map[string]*asker{}, taps: map[string]*tap{}}
 			e.Values[stageKey{}] = s
 			return setup(e, s)
 		},
@@ -75,6 +75,7 @@ type stage struct {
 	swarm  *Swarm // in a script of several nodes
 	node   *Node  // what commands are about
 	askers map[string]*asker
+	taps   map[string]*tap // by machine
 }
 
 type stageKey struct{}

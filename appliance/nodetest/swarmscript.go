@@ -32,6 +32,8 @@ import (
 //	                       VAR to its name and OTHER to that of another manager
 //	copydata FROM TO       TO gets a copy of FROM's data directory, while neither runs
 //	takes MAX COMMAND…     it takes no longer; prints how long
+//	tap NAME…              what passes the machines' cables is kept
+//	tapped NAME TEXT       some of it has the text; with !, none has, and some is encrypted
 //	forget NETWORK ADDR    the node's kernel forgets what leads to an address of a network
 //	file NAME PATH         copies a file of a node to the script's directory
 func swarmCommands(words map[string]command) map[string]command {
@@ -88,6 +90,8 @@ func swarmCommands(words map[string]command) map[string]command {
 			onStage(ts).swarm.Heal(failing(ts))
 		},
 		"leader": cmdLeader,
+		"tap":    cmdTap,
+		"tapped": cmdTapped,
 		"copydata": func(ts *testscript.TestScript, _ bool, args []string) {
 			s, t := onStage(ts).swarm, failing(ts)
 			from, to := s.Node(t, args[0]), s.Node(t, args[1])

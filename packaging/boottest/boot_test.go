@@ -13,26 +13,47 @@ import (
 	"skep/net/link/vmtest"
 )
 
-// TestMachine_RunsScripts boots a machine that has only cgroup version 2 and runs
-// scripts in it. Inside, it is what runs them.
+// TestMachine_RunsScripts boots machines that have only cgroup version 2 and runs
+// scripts in them. Inside, it is what runs them.
 func TestMachine_RunsScripts(t *testing.T) {
-	if stage := os.Getenv(place); stage != "" {
+	switch stage := os.Getenv(place); stage {
+	case "":
+	case "swarm":
+		for _, l := range kernel.Prepare(t.Context()) { // for the switch
+			t.Error(l)
+		}
+		nodetest.SwarmScripts(t, "/scripts/"+stage, "/bin/skep", "/bin/docker")
+		return
+	default:
 		nodetest.Scripts(t, "/scripts/"+stage, "/bin/skep", "/bin/docker")
 		return
 	}
 	k := vmtest.FindKernel(t)
-	log := vmtest.Boot(t, k, machine(t, k), place+"=init")
-	for _, s := range stages {
-		if !strings.Contains(log, fmt.Sprintf(report, s.name, 0)) {
-			t.Errorf("stage %s did not pass", s.name)
-		}
-	}
-	if t.Failed() || testing.Verbose() {
-		t.Log(log)
+	initrd := machine(t, k)
+	for _, list := range []string{"bare,service,delegated", "swarm"} {
+		t.Run(list, func(t *testing.T) {
+			t.Parallel() // each has one processor
+			log := vmtest.Boot(t, k, initrd, place+"=init", program+"="+list)
+			for name := range strings.SplitSeq(list, ",") {
+				if !strings.Contains(log, fmt.Sprintf(report, name, 0)) {
+					t.Errorf("stage %s did not pass", name)
+				}
+			}
+			if t.Failed() || testing.Verbose() {
+				t.Log(log)
+			}
+		})
 	}
 }
 
-// machine makes the first file system of a machine that runs the stages.
+// tools are those of the machines of a swarm, and of its script; applets are
+// busybox's.
+var (
+	tools   = []string{"sh", "unshare", "ip", "ipvsadm"}
+	applets = []string{"cat", "grep", "mkdir", "mount", "nsenter", "sleep", "umount"}
+)
+
+// machine makes the first file system of machines that run the stages.
 func machine(t *testing.T, k vmtest.Kernel) string {
 	t.Helper()
 	self := filepath.Join(t.TempDir(), "init")
@@ -51,6 +72,13 @@ func machine(t *testing.T, k vmtest.Kernel) string {
 	i.Copy("bin/skep", nodetest.Binary(t))
 	i.Link("bin/docker", "skep")
 	i.Copy("bin/busybox", busybox)
+	for _, name := range applets {
+		i.Link("bin/"+name, "busybox")
+	}
+	for _, name := range tools {
+		i.Program(name)
+	}
+	i.Link("bin/sh", "/usr/bin/sh")
 	i.Modules(k, append(kernel.Modules(), "overlay")...)
 	for _, s := range stages {
 		i.Copy("scripts/"+s.name+"/"+s.name+".txtar", "testdata/"+s.name+".txtar")

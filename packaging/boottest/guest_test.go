@@ -15,10 +15,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// place is the variable that tells the test binary where it runs: it is empty
-// outside, "init" for the first process of the machine, and otherwise names
-// one of its stages.
-const place = "SKEP_BOOTTEST"
+const (
+	// place is the variable that tells the test binary where it runs: it is empty
+	// outside, "init" for the first process of the machine, and otherwise names
+	// one of its stages.
+	place = "SKEP_BOOTTEST"
+	// program is the variable that names the stages of the machine, with commas.
+	program = "SKEP_BOOTTEST_STAGES"
+)
 
 // stages are the places inside, with the cgroup that the node and its tests start in.
 var stages = []struct {
@@ -32,6 +36,8 @@ var stages = []struct {
 	// As in a container: that cgroup is the root of all that can be seen, so it
 	// must give up its processes before it can have children with controllers.
 	{"delegated", "delegated", nil},
+	// Several nodes, each in namespaces and cgroups of its own.
+	{"swarm", "swarm", nil},
 }
 
 const (
@@ -60,6 +66,9 @@ func firstProcess() {
 	for _, s := range stages {
 		if err != nil {
 			break
+		}
+		if !slices.Contains(strings.Split(os.Getenv(program), ","), s.name) {
+			continue
 		}
 		var code int
 		if err = renamed(s.without, ".ko", ".none"); err == nil {
@@ -154,7 +163,7 @@ func run(stage, cgroup string) (code int, err error) {
 		return 0, err
 	}
 	pid, err := syscall.ForkExec(self, []string{self, "-test.v", "-test.failfast"}, &syscall.ProcAttr{
-		Env:   []string{place + "=" + stage, "PATH=/bin", "HOME=/tmp"},
+		Env:   []string{place + "=" + stage, "PATH=/bin:/usr/bin:/usr/sbin:/sbin", "HOME=/tmp"},
 		Files: []uintptr{0, 1, 2},
 		Sys:   sys,
 	})
