@@ -2,6 +2,7 @@ package appliance_test
 
 import (
 	"context"
+	"flag"
 	"maps"
 	"net/http"
 	"slices"
@@ -12,6 +13,8 @@ import (
 
 	"skep/appliance/nodetest"
 )
+
+var loadRounds = flag.Int("load-rounds", 1, "how often TestSwarmLoad goes through what is planned")
 
 // page is answered while a little time goes by, so that there is always
 // something on its way; each connection asks 50 times a second at most.
@@ -145,7 +148,7 @@ func TestSwarmLoad_NoRequestFailsWhileTasksComeAndGo(t *testing.T) {
 	m1, m2, w1, w2, w3 := s.Node(t, "m1"), s.Node(t, "m2"), s.Node(t, "w1"), s.Node(t, "w2"), s.Node(t, "w3")
 	docker := m1.CLI(t, s.Docker)
 	docker.Run("network", "create", "-d", "overlay", "--attachable", "front")
-	docker.Run("service", "create", "--detach=false", "-q", "--name", "web", "--network", "front", "-p", "8080:80", "--replicas", "6",
+	docker.Run("service", "create", "--detach=false", "-q", "--name", "web", "--network", "front", "-p", "8080:80", "--replicas", "6", "--restart-delay", "100ms",
 		"--constraint", "node.hostname!=m1", "--update-monitor", "1s", "--update-delay", "0s", "--update-parallelism", "2", "skep/hello")
 	box := m2.CLI(t, s.Docker)
 	box.LoadBusybox()
@@ -163,13 +166,14 @@ func TestSwarmLoad_NoRequestFailsWhileTasksComeAndGo(t *testing.T) {
 	}
 	scale := func(n string) { docker.Run("service", "scale", "web="+n); settled(t, m1) }
 	availability := func(n *nodetest.Node, a string) { docker.Run("node", "update", "--availability", a, n.Name) }
+	all := func() bool { return strings.Contains(docker.Run("service", "ls"), " 6/6 ") }
 	lost := func(n *nodetest.Node) {
 		eventually(t, n.Name+" is down", func() bool { return nodesSeen(m1)[n.Name].Status.State == "down" })
-		eventually(t, "all run", func() bool { return strings.Contains(docker.Run("service", "ls"), " 6/6 ") })
+		eventually(t, "all run", all)
 	}
-	for _, p := range []phase{
+	planned := []phase{
 		{"scale", func() { scale("3"); scale("6") }, 0},
-		{"update, stop first", func() { update("--force") }, 0},
+		{"update, stop first", func() { update("--update-order", "stop-first", "--force") }, 0},
 		{"update, start first", func() { update("--update-order", "start-first", "--force") }, 0},
 		{"drain", func() {
 			availability(w1, "drain")
@@ -178,11 +182,20 @@ func TestSwarmLoad_NoRequestFailsWhileTasksComeAndGo(t *testing.T) {
 			availability(w1, "active")
 			update("--force")
 		}, 0},
+		{"container stopped by hand", func() {
+			task := stopOne(t, w1.CLI(t, s.Docker))
+			eventually(t, "another runs", func() bool {
+				var seen taskSeen
+				return ask(m1, "/tasks/"+task, &seen) == nil && seen.Status.State != "running" && all()
+			})
+		}, 0},
 		{"process killed", func() {
 			w2.Kill(t)
 			w2.Start(t)
 			eventually(t, "w2 is ready", func() bool { return nodesSeen(m1)["w2"].Status.State == "ready" })
 		}, 0},
+	}
+	for _, p := range slices.Concat(slices.Repeat(planned, *loadRounds), []phase{
 		{"process killed for good", func() { w2.Kill(t); lost(w2) }, connections},
 		{"process is back", func() {
 			w2.Start(t)
@@ -193,7 +206,7 @@ func TestSwarmLoad_NoRequestFailsWhileTasksComeAndGo(t *testing.T) {
 		// One connection fails once: where it is led then is alive.
 		{"power off", func() { w3.PowerOff(t); lost(w3) }, connections},
 		{"after the loss", func() { update("--force") }, 0},
-	} {
+	}) {
 		l.begin(t)
 		time.Sleep(500 * time.Millisecond)
 		p.do()
@@ -201,9 +214,18 @@ func TestSwarmLoad_NoRequestFailsWhileTasksComeAndGo(t *testing.T) {
 	}
 }
 
-// virtualAddress is the service's on its network, as the API tells it.
-func virtualAddress(t *testing.T, m *nodetest.Node) string {
+// stopOne stops the container of a task of a node, and is the task's ID.
+func stopOne(t *testing.T, docker *nodetest.CLI) (task string) {
 	t.Helper()
+	id := strings.Fields(docker.Run("ps", "-q", "--filter", "label=com.docker.swarm.task.id"))[0]
+	task = docker.Run("inspect", "-f", `{{index .Config.Labels "com.docker.swarm.task.id"}}`, id)
+	docker.Run("stop", id)
+	return strings.TrimSpace(task)
+}
+
+// virtualAddress is the service's on its network, as the API tells it.
+func virtualAddress(tb testing.TB, m *nodetest.Node) string {
+	tb.Helper()
 	var service struct {
 		Spec struct {
 			TaskTemplate struct{ Networks []struct{ Target string } }
@@ -213,7 +235,7 @@ func virtualAddress(t *testing.T, m *nodetest.Node) string {
 		}
 	}
 	if err := ask(m, "/services/web", &service); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	for _, v := range service.Endpoint.VirtualIPs {
 		if v.NetworkID == service.Spec.TaskTemplate.Networks[0].Target {
@@ -221,7 +243,7 @@ func virtualAddress(t *testing.T, m *nodetest.Node) string {
 			return addr
 		}
 	}
-	t.Fatalf("no address among %+v", service.Endpoint.VirtualIPs)
+	tb.Fatalf("no address among %+v", service.Endpoint.VirtualIPs)
 	return ""
 }
 
