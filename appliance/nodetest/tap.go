@@ -72,17 +72,17 @@ func (t *tap) read() error {
 }
 
 // count is how many of the frames are encrypted, and in how many there is a text.
-func (t *tap) count(text string) (encrypted, clear int) {
+func (t *tap) count(text string) (encrypted, legible int) {
 	const protocol = 14 + 9 // in the header of IPv4
 	for _, f := range t.frames {
 		if len(f) > protocol && binary.BigEndian.Uint16(f[12:]) == unix.ETH_P_IP && f[protocol] == unix.IPPROTO_ESP {
 			encrypted++
 		}
 		if bytes.Contains(f, []byte(text)) {
-			clear++
+			legible++
 		}
 	}
-	return encrypted, clear
+	return encrypted, legible
 }
 
 func cmdTap(ts *testscript.TestScript, _ bool, args []string) {
@@ -101,9 +101,9 @@ func cmdTapped(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	t := onStage(ts).taps[args[0]]
 	ts.Check(t.read())
-	encrypted, clear := t.count(args[1])
-	fmt.Fprintf(ts.Stdout(), "%d frames, %d encrypted, %d with %s\n", len(t.frames), encrypted, clear, args[1])
-	if neg == (clear > 0) || neg && encrypted == 0 {
-		ts.Fatalf("of %d frames %d were encrypted, and %d had %s", len(t.frames), encrypted, clear, args[1])
+	encrypted, legible := t.count(args[1])
+	fmt.Fprintf(ts.Stdout(), "%d frames, %d encrypted, %d with %s\n", len(t.frames), encrypted, legible, args[1])
+	if neg == (legible > 0) || neg && encrypted == 0 {
+		ts.Fatalf("of %d frames %d were encrypted, and %d had %s", len(t.frames), encrypted, legible, args[1])
 	}
 }
