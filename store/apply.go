@@ -55,6 +55,11 @@ func Check(encoded []byte) error {
 			return err
 		}
 	}
+	for _, e := range c.Expects {
+		if err := e.check(); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -95,6 +100,11 @@ func (d *draft) run(encoded []byte) error {
 	c, err := parse(encoded)
 	if err != nil {
 		return err
+	}
+	for _, e := range c.Expects {
+		if err := d.expected(e); err != nil {
+			return err
+		}
 	}
 	// Names are looked at last: one may pass from an object to another.
 	puts := make([]object.Object, 0, len(c.Changes))

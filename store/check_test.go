@@ -15,6 +15,8 @@ func FuzzCheck(f *testing.F) {
 	tx.Create(&object.Task{ID: "1"})
 	tx.Create(secret("2", "two"))
 	tx.Delete(secret("3", "three"))
+	tx.There(secret("4", "four"))
+	tx.Unused(secret("3", "three"))
 	good, err := tx.Encode(time.Unix(1, 0))
 	if err != nil {
 		f.Fatal(err)

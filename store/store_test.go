@@ -146,6 +146,73 @@ func TestTx_IsRefusedWhenItsObjectsChanged(t *testing.T) {
 	}
 }
 
+// What depends on an object, and what removes it, do not both come about.
+func TestTx_DependsOnWhatItDoesNotChange(t *testing.T) {
+	front := new(object.Network)
+	front.ID, front.Spec.Name = "front", "front"
+	mesh := new(object.Network)
+	mesh.ID, mesh.Spec.Name, mesh.Spec.Ingress = "mesh", "mesh", true
+	asking := func(change func(*swarm.ServiceSpec)) *object.Service {
+		o := new(object.Service)
+		o.ID, o.Spec = "web", spec("web", "busybox")
+		change(&o.Spec)
+		return o
+	}
+	for _, tt := range []struct {
+		name string
+		on   object.Object // what is referred to
+		ref  object.Object
+	}{
+		{"a service on a network", front, asking(func(s *swarm.ServiceSpec) {
+			s.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: "front"}}
+		})},
+		{"a service that publishes a port", mesh, asking(func(s *swarm.ServiceSpec) {
+			s.EndpointSpec = &swarm.EndpointSpec{Ports: []swarm.PortConfig{{TargetPort: 80}}}
+		})},
+		{"a guest on a network", front, &object.Guest{ID: "g", Network: object.TaskNetwork{ID: "front"}}},
+		{"a service with a secret", secret("key", "key"), asking(func(s *swarm.ServiceSpec) {
+			s.TaskTemplate.ContainerSpec.Secrets = []*swarm.SecretReference{{SecretID: "key"}}
+		})},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			db := storetest.New(t)
+			old := db.Write(t, func(tx *store.Tx) { tx.Create(tt.on.Clone()) })
+			on := old.Get(tt.on.Kind(), tt.on.Key())
+			refer := func(s *store.Snapshot) error {
+				tx := store.Begin(s)
+				tx.There(on)
+				tx.Create(tt.ref.Clone())
+				_, err := db.Propose(t.Context(), tx)
+				return err
+			}
+			remove := func() error {
+				tx := store.Begin(old)
+				tx.Unused(on)
+				tx.Delete(on)
+				_, err := db.Propose(t.Context(), tx)
+				return err
+			}
+			if err := refer(old); err != nil {
+				t.Fatal(err)
+			}
+			if err := remove(); !errors.Is(err, store.ErrSequence) || db.Snapshot().Get(on.Kind(), on.Key()) == nil {
+				t.Errorf("removed what is referred to: %v", err)
+			}
+			db.Write(t, func(tx *store.Tx) { tx.Delete(tx.Base().Get(tt.ref.Kind(), tt.ref.Key())) })
+			if err := remove(); err != nil {
+				t.Errorf("did not remove what nothing refers to: %v", err)
+			}
+			if err := refer(old); !errors.Is(err, store.ErrSequence) {
+				t.Errorf("referred to what was removed: %v", err)
+			}
+			db.Write(t, func(tx *store.Tx) { tx.Create(tt.on.Clone()) })
+			if err := refer(old); !errors.Is(err, store.ErrSequence) {
+				t.Errorf("referred to another of the same ID: %v", err)
+			}
+		})
+	}
+}
+
 func TestTx_NamesAreUniqueWhateverTheCase(t *testing.T) {
 	db := storetest.New(t)
 	db.Write(t, func(tx *store.Tx) {

@@ -20,6 +20,7 @@ type Tx struct {
 	base    *Snapshot
 	changes []pending
 	at      map[Key]int // in changes
+	expects []expectation
 }
 
 type pending struct {
@@ -112,6 +113,8 @@ type command struct {
 	// Time is the proposer's, for CreatedAt and UpdatedAt.
 	Time    time.Time `cbor:"time"`
 	Changes []change  `cbor:"changes"`
+	// Expects are looked at before the changes are made.
+	Expects []expectation `cbor:"expects,omitempty"`
 }
 
 const (
@@ -133,7 +136,7 @@ type change struct {
 // Encode is the transaction as a command for [Store.Apply]. The time is the one
 // that the objects will carry.
 func (tx *Tx) Encode(now time.Time) ([]byte, error) {
-	c := command{V: commandVersion, Type: commandChange, Time: now, Changes: make([]change, len(tx.changes))}
+	c := command{V: commandVersion, Type: commandChange, Time: now, Changes: make([]change, len(tx.changes)), Expects: tx.expects}
 	for i, p := range tx.changes {
 		d := change{Op: p.op, Kind: p.object.Kind(), Version: p.object.Metadata().Version.Index}
 		switch p.op {

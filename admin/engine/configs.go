@@ -121,6 +121,7 @@ func (a *API) removeConfig(w http.ResponseWriter, r *http.Request) error {
 		}); err != nil {
 			return err
 		}
+		tx.Unused(o)
 		tx.Delete(o)
 		return nil
 	})

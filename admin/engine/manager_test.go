@@ -51,6 +51,8 @@ type membership struct {
 	store  *storetest.Local // nil while the node is in no swarm
 	nodeID string
 	tb     testing.TB
+	// meanwhile changes the store before the next change of the API is made; guarded by mu.
+	meanwhile func(tx *store.Tx)
 }
 
 func (m *membership) Init(ctx context.Context, req swarm.InitRequest) (string, error) {
@@ -133,7 +135,27 @@ func (m *membership) Store(context.Context) (store.Proposer, error) {
 	if m.store == nil {
 		return nil, object.Errorf(errdefs.ErrUnavailable, "%s", notManager)
 	}
+	if m.meanwhile != nil {
+		return overtaken{m.store, m}, nil
+	}
 	return m.store, nil
+}
+
+// overtaken is a store that another changes before the first change is made.
+type overtaken struct {
+	*storetest.Local
+	m *membership
+}
+
+func (o overtaken) Propose(ctx context.Context, tx *store.Tx) (uint64, error) {
+	o.m.mu.Lock()
+	change := o.m.meanwhile
+	o.m.meanwhile = nil
+	o.m.mu.Unlock()
+	if change != nil {
+		o.Write(o.m.tb, change)
+	}
+	return o.Local.Propose(ctx, tx)
 }
 
 func (m *membership) ReachCA(_ context.Context, cfg swarm.CAConfig, _, _ []byte, which string) error {

@@ -43,6 +43,7 @@ func removeNetwork(s *store.Snapshot, tx *store.Tx, n *object.Network) error {
 	if err := checkUnused(s, n); err != nil {
 		return err
 	}
+	tx.Unused(n)
 	if object.OnNetwork(s.Tasks.All(), n.ID) {
 		n = clone(n)
 		n.PendingDelete = true

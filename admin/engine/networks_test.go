@@ -42,6 +42,46 @@ func (m *manager) refused(t *testing.T, method, path, body string, status int, t
 	}
 }
 
+// Of a removal and a service that needs what is removed, only one comes about.
+func TestReferences_AreNotOvertaken(t *testing.T) {
+	m := initialised(t)
+	front := m.network(t, "front", "")
+	var key struct{ ID string }
+	m.ok(t, "POST", "/secrets/create", `{"Name":"key","Data":"aGlkZGVu"}`, &key)
+	m.allocate(t)
+	overtake := func(change func(tx *store.Tx)) {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.meanwhile = change
+	}
+	onBoth := spec("web", "busybox")
+	onBoth.TaskTemplate.Networks = []swarm.NetworkAttachmentConfig{{Target: front}}
+	onBoth.TaskTemplate.ContainerSpec.Secrets = []*swarm.SecretReference{{SecretID: key.ID, SecretName: "key"}}
+	create := func(tx *store.Tx) { store.CreateService(tx, onBoth, nil) }
+	for _, path := range []string{"/networks/front", "/secrets/key"} {
+		overtake(create)
+		if status, _, answer := m.call(t, "DELETE", path, ""); status != 400 || !strings.Contains(answer, "in use by") {
+			t.Errorf("DELETE %s: got %d %s", path, status, answer)
+		}
+		web := m.service(t, "web")
+		m.store.Write(t, func(tx *store.Tx) { tx.Delete(web) })
+	}
+	body := fmt.Sprintf(`{"Name":"web","TaskTemplate":{"Networks":[{"Target":"front"}],"ContainerSpec":{"Image":"busybox","Secrets":[{"SecretID":%q,"SecretName":"key","File":{"Name":"key"}}]}}}`, key.ID)
+	for _, tt := range []struct {
+		kind     object.Kind
+		id, text string
+	}{
+		{object.KindNetwork, front, "network " + front + " not found"},
+		{object.KindSecret, key.ID, "secret not found: key"},
+	} {
+		was := m.store.Snapshot().Get(tt.kind, tt.id)
+		overtake(func(tx *store.Tx) { tx.Delete(was) })
+		m.refused(t, "POST", "/services/create", body, 400, tt.text)
+		m.store.Write(t, func(tx *store.Tx) { tx.Create(was.Clone()) })
+	}
+	m.ok(t, "POST", "/services/create", body, nil)
+}
+
 func TestNetworks_OnlyThoseThatNobodyUsesAreRemoved(t *testing.T) {
 	m := initialised(t)
 	id := m.network(t, "front", "")

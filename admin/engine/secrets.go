@@ -153,6 +153,7 @@ func (a *API) removeSecret(w http.ResponseWriter, r *http.Request) error {
 		}); err != nil {
 			return err
 		}
+		tx.Unused(o)
 		tx.Delete(o)
 		return nil
 	})

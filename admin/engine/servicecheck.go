@@ -122,6 +122,39 @@ func (a *API) resolveNetworks(ctx context.Context, targets []swarm.NetworkAttach
 	return nil
 }
 
+// refer has a transaction depend on what a service's new spec refers to. It
+// refuses what checkReferences does.
+func refer(s *store.Snapshot, tx *store.Tx, id string, spec swarm.ServiceSpec) error {
+	if err := checkReferences(s, id, spec); err != nil {
+		return err
+	}
+	for _, t := range spec.TaskTemplate.Networks {
+		if n, ok := s.Networks.Get(t.Target); ok {
+			tx.There(n)
+		}
+	}
+	if needsIngress(spec) {
+		for n := range s.Networks.All() {
+			if n.Spec.Ingress && !n.PendingDelete {
+				tx.There(n)
+			}
+		}
+	}
+	if c := spec.TaskTemplate.ContainerSpec; c != nil {
+		for _, ref := range c.Secrets {
+			if o, ok := s.Secrets.Get(ref.SecretID); ok {
+				tx.There(o)
+			}
+		}
+		for _, ref := range c.Configs {
+			if o, ok := s.Configs.Get(ref.ConfigID); ok {
+				tx.There(o)
+			}
+		}
+	}
+	return nil
+}
+
 // checkReferences refuses what the state does not bear: secrets, configs and
 // networks that are not there, ports that another service has.
 func checkReferences(s *store.Snapshot, id string, spec swarm.ServiceSpec) error {

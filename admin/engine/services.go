@@ -203,7 +203,7 @@ func (a *API) createService(w http.ResponseWriter, r *http.Request) error {
 	warnings := a.pin(r.Context(), &spec, auth)
 	var o *object.Service
 	err = a.change(r.Context(), func(s *store.Snapshot, tx *store.Tx) error {
-		if conflict := checkReferences(s, "", spec); conflict != nil {
+		if conflict := refer(s, tx, "", spec); conflict != nil {
 			return conflict
 		}
 		o = store.CreateService(tx, spec, auth)
@@ -263,7 +263,7 @@ func (a *API) rollBack(ctx context.Context, ref string, version swarm.Version) e
 		if err := allowHost(ctx, hostService(*old.PreviousSpec)); err != nil {
 			return err
 		}
-		if err := checkReferences(s, old.ID, *old.PreviousSpec); err != nil {
+		if err := refer(s, tx, old.ID, *old.PreviousSpec); err != nil {
 			return err
 		}
 		store.RollbackService(tx, old, false, "manually requested rollback", time.Now())
@@ -309,7 +309,7 @@ func (a *API) replaceSpec(r *http.Request, s *store.Snapshot, version swarm.Vers
 		if version != old.Version {
 			return store.ErrSequence
 		}
-		if err := checkReferences(s, old.ID, spec); err != nil {
+		if err := refer(s, tx, old.ID, spec); err != nil {
 			return err
 		}
 		store.UpdateService(tx, old, spec, auth)

@@ -48,11 +48,11 @@ func (g *Guests) Attach(ctx context.Context, node string, r *wire.GuestRequest) 
 	if err := r.Check(); err != nil {
 		return nil, err
 	}
-	n, err := g.network(r.Network)
+	n, err := network(g.store.Snapshot(), r.Network)
 	if err != nil {
 		return nil, err
 	}
-	if err = g.create(ctx, node, n, r); err != nil {
+	if err = g.create(ctx, node, r); err != nil {
 		return nil, err
 	}
 	addressed, err := g.await(ctx, r.ID)
@@ -66,8 +66,8 @@ func (g *Guests) Attach(ctx context.Context, node string, r *wire.GuestRequest) 
 }
 
 // network is the one that a user means, if containers may join it.
-func (g *Guests) network(ref string) (*object.Network, error) {
-	n, err := g.store.Snapshot().Networks.Find(ref)
+func network(snap *store.Snapshot, ref string) (*object.Network, error) {
+	n, err := snap.Networks.Find(ref)
 	if errdefs.IsNotFound(err) || err == nil && n.PendingDelete {
 		return nil, object.Errorf(errdefs.ErrNotFound, "network %s not found", ref)
 	}
@@ -81,7 +81,7 @@ func (g *Guests) network(ref string) (*object.Network, error) {
 }
 
 // create writes the guest, unless the node has asked for it before.
-func (g *Guests) create(ctx context.Context, node string, n *object.Network, r *wire.GuestRequest) error {
+func (g *Guests) create(ctx context.Context, node string, r *wire.GuestRequest) error {
 	for range tries {
 		snap := g.store.Snapshot()
 		if old, ok := snap.Guests.Get(r.ID); ok {
@@ -93,12 +93,17 @@ func (g *Guests) create(ctx context.Context, node string, n *object.Network, r *
 		if count(snap, node) >= wire.MaxGuests {
 			return object.Errorf(errdefs.ErrResourceExhausted, "node %s has %d containers on networks of the swarm", node, wire.MaxGuests)
 		}
+		n, err := network(snap, r.Network)
+		if err != nil {
+			return err
+		}
 		tx := store.Begin(snap)
+		tx.There(n)
 		tx.Create(&object.Guest{
 			ID: r.ID, NodeID: node, ContainerID: r.ContainerID, Name: r.Name, Wanted: r.Wanted,
 			Network: object.TaskNetwork{ID: n.ID, Aliases: r.Aliases},
 		})
-		_, err := g.store.Propose(ctx, tx)
+		_, err = g.store.Propose(ctx, tx)
 		if errors.Is(err, store.ErrSequence) || errdefs.IsAlreadyExists(err) {
 			continue
 		}

@@ -39,6 +39,7 @@ func (s *swarmed) removeNetwork() {
 			}
 		}
 		s.trace.Log("remove %s", n.ID)
+		tx.Unused(n)
 		if !object.OnNetwork(tx.Base().Tasks.All(), n.ID) {
 			tx.Delete(n)
 			return
@@ -49,15 +50,13 @@ func (s *swarmed) removeNetwork() {
 	})
 }
 
-// joinNetworks gives a spec some of the networks that are there. They are written with
-// it: a removal that was begun before, and of which nobody knows whether it
-// came about, must not come after.
+// joinNetworks gives a spec some of the networks that are there, and stay.
 func (s *swarmed) joinNetworks(tx *store.Tx, spec *swarm.ServiceSpec) {
 	spec.TaskTemplate.Networks = nil
 	for n := range tx.Base().Networks.All() {
 		if !n.Spec.Ingress && !n.PendingDelete && s.rng.IntN(3) == 0 {
 			spec.TaskTemplate.Networks = append(spec.TaskTemplate.Networks, swarm.NetworkAttachmentConfig{Target: n.ID})
-			tx.Update(n)
+			tx.There(n)
 		}
 	}
 }
