@@ -22,7 +22,7 @@ func (a *API) networkCreate(w http.ResponseWriter, r *http.Request) error {
 		return err
 	case req.Name == "":
 		return invalid("network name cannot be empty")
-	case predefined(req.Name) || req.Name == "default":
+	case object.Predefined(req.Name) || req.Name == "default":
 		return object.Errorf(errdefs.ErrPermissionDenied, "%s is a pre-defined network and cannot be created", req.Name)
 	case req.ConfigOnly || req.ConfigFrom != nil && req.ConfigFrom.Network != "":
 		return unbuilt("networks that only hold a configuration are")

@@ -18,7 +18,7 @@ func (a *API) networkRemove(w http.ResponseWriter, r *http.Request) error {
 	switch {
 	case err != nil:
 		return err
-	case n.swarm == nil && predefined(n.Name):
+	case n.swarm == nil && object.Predefined(n.Name):
 		return object.Errorf(errdefs.ErrPermissionDenied, "%s is a pre-defined network and cannot be removed", n.Name)
 	case n.swarm == nil:
 		return unbuilt("removing the node's own networks is")

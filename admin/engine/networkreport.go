@@ -38,9 +38,9 @@ func complete(s *store.Snapshot, report *object.NetworkCheck) {
 
 // expectedOn are the endpoints of a network that every node on it is to know of.
 func expectedOn(s *store.Snapshot, network string) (list []object.EndpointCheck) {
-	add := func(id, name, node, state string, at object.TaskNetwork) {
+	add := func(id, name, node string, at object.TaskNetwork) {
 		e := object.EndpointCheck{
-			ID: id, Name: name, Node: node, State: state,
+			ID: id, Name: name, Node: node, State: "active",
 			Frames: object.CheckNo, Names: object.CheckNone, Balancer: object.CheckNone,
 		}
 		for _, p := range at.Addresses {
@@ -51,12 +51,12 @@ func expectedOn(s *store.Snapshot, network string) (list []object.EndpointCheck)
 	for t := range s.Tasks.All() {
 		at, ok := placeOn(t.Networks, network)
 		if ok && t.Status.State == swarm.TaskStateRunning && t.DesiredState == swarm.TaskStateRunning {
-			add(t.ID, taskName(s, t), t.NodeID, "active", at)
+			add(t.ID, taskName(s, t), t.NodeID, at)
 		}
 	}
 	for g := range s.Guests.All() {
 		if g.Network.ID == network && len(g.Network.Addresses) > 0 {
-			add(g.ID, g.Name, g.NodeID, "active", g.Network)
+			add(g.ID, g.Name, g.NodeID, g.Network)
 		}
 	}
 	return list

@@ -27,9 +27,6 @@ func (a *API) networkRoutes() []admin.Route {
 	}
 }
 
-// predefined says whether a network is there from the start on every node.
-func predefined(name string) bool { return object.Predefined(name) }
-
 // someNetwork is a network of this node or, if swarm is set, of the swarm.
 type someNetwork struct {
 	network.Inspect
@@ -88,7 +85,7 @@ func (a *API) networkList(w http.ResponseWriter, r *http.Request) error {
 	list := []network.Summary{}
 	for _, n := range all {
 		// Networks that cannot be removed are never dangling.
-		unused := !predefined(n.Name) && !n.Ingress && len(n.Containers) == 0 && !users[n.ID]
+		unused := !object.Predefined(n.Name) && !n.Ingress && len(n.Containers) == 0 && !users[n.ID]
 		if matchNetwork(f, n.Network) && (!f.Has("dangling") || dangling == unused) {
 			list = append(list, network.Summary{Network: networkShape(n.Inspect).Network})
 		}
@@ -98,7 +95,7 @@ func (a *API) networkList(w http.ResponseWriter, r *http.Request) error {
 
 func matchNetwork(f filters.Filters, n network.Network) bool {
 	kind := "custom"
-	if predefined(n.Name) {
+	if object.Predefined(n.Name) {
 		kind = "builtin"
 	}
 	return f.Exact("driver", n.Driver) && f.Prefix("id", n.ID) && f.Contains("name", n.Name) &&
@@ -150,7 +147,7 @@ func pickNetwork(all []someNetwork, ref, scope string) (someNetwork, error) {
 	} {
 		for _, n := range all {
 			// Services may use the networks that every node has.
-			if fits(n) && (scope == "" || scope == n.Scope || scope == "swarm" && predefined(n.Name)) {
+			if fits(n) && (scope == "" || scope == n.Scope || scope == "swarm" && object.Predefined(n.Name)) {
 				found = append(found, n)
 			}
 		}

@@ -113,7 +113,7 @@ func describeNetwork(s *store.Snapshot, shown *network.Inspect, n *object.Networ
 		}
 	}
 	for _, id := range slices.Sorted(maps.Keys(nodes)) {
-		if addr := dataPath(s, id); addr.IsValid() {
+		if addr := dataAddr(s, id); addr.IsValid() {
 			shown.Peers = append(shown.Peers, network.PeerInfo{Name: id[:min(shortID, len(id))], IP: addr})
 		}
 	}
@@ -129,42 +129,22 @@ func placeOn(networks []object.TaskNetwork, id string) (object.TaskNetwork, bool
 
 func networkEndpoint(name, id string, at object.TaskNetwork) network.EndpointResource {
 	r := network.EndpointResource{Name: name, EndpointID: object.OverlayEndpointID(id, at.ID)}
+	var addrs []netip.Addr
 	for _, p := range at.Addresses {
-		if p.Addr().Is4() {
+		if addrs = append(addrs, p.Addr()); p.Addr().Is4() {
 			r.IPv4Address = p
 		} else {
 			r.IPv6Address = p
 		}
 	}
-	if len(at.Addresses) > 0 {
-		r.MacAddress = hardwareAddr(at.Addresses)
-	}
+	r.MacAddress = network.HardwareAddr(object.OverlayMAC(addrs))
 	return r
 }
 
-// hardwareAddr is that of a container on an overlay network: it follows from
-// its IPv4 address or, if it has none, from the end of the other.
-func hardwareAddr(addresses []netip.Prefix) network.HardwareAddr {
-	a := addresses[0].Addr()
-	for _, p := range addresses {
-		if p.Addr().Is4() {
-			a = p.Addr()
-		}
-	}
-	b := a.AsSlice()
-	return append(network.HardwareAddr{0x02, 0x42}, b[len(b)-4:]...)
-}
-
-// dataPath is where a node's traffic between containers goes.
-func dataPath(s *store.Snapshot, node string) netip.Addr {
-	n, ok := s.Nodes.Get(node)
-	if !ok {
-		return netip.Addr{}
-	}
-	for _, text := range []string{n.DataPath, n.Status.Addr} {
-		if a, err := netip.ParseAddr(text); err == nil {
-			return a
-		}
+// dataAddr is where a node's traffic between containers goes.
+func dataAddr(s *store.Snapshot, node string) netip.Addr {
+	if n, ok := s.Nodes.Get(node); ok {
+		return n.DataAddr()
 	}
 	return netip.Addr{}
 }
@@ -209,7 +189,7 @@ func networkTask(s *store.Snapshot, t *object.Task, at object.TaskNetwork) netwo
 	if len(at.Addresses) > 0 {
 		shown.EndpointIP = at.Addresses[0].Addr()
 	}
-	if addr := dataPath(s, t.NodeID); addr.IsValid() {
+	if addr := dataAddr(s, t.NodeID); addr.IsValid() {
 		shown.Info["Host IP"] = addr.String()
 	}
 	return shown

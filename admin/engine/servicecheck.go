@@ -103,7 +103,7 @@ func (a *API) resolveNetworks(ctx context.Context, targets []swarm.NetworkAttach
 			return invalid("%v", err)
 		case err != nil:
 			return err
-		case n.swarm == nil && !predefined(n.Name):
+		case n.swarm == nil && !object.Predefined(n.Name):
 			return object.Errorf(errdefs.ErrPermissionDenied,
 				"The network %s cannot be used with services. Only networks scoped to the swarm can be used, such as those created with the overlay driver.", n.Name)
 		case n.Ingress:
@@ -190,7 +190,7 @@ func checkReferences(s *store.Snapshot, id string, spec swarm.ServiceSpec) error
 func checkNetworks(s *store.Snapshot, spec swarm.ServiceSpec) error {
 	targets := spec.TaskTemplate.Networks
 	for _, t := range targets {
-		if n, ok := s.Networks.Get(t.Target); !predefined(t.Target) && (!ok || n.PendingDelete) {
+		if n, ok := s.Networks.Get(t.Target); !object.Predefined(t.Target) && (!ok || n.PendingDelete) {
 			return invalid("network %s not found", t.Target)
 		}
 		if t.Target != "host" && t.Target != "none" {

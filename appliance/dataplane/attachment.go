@@ -2,8 +2,6 @@ package dataplane
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"maps"
 	"slices"
@@ -37,7 +35,7 @@ func (p *Plane) dress(at object.Attachment) object.Attachment {
 	at.Overlays = nil
 	for _, o := range e.Overlays {
 		oa := object.OverlayAttachment{
-			Overlay: o.Clone(), EndpointID: endpointID(e.ID, o.Network), Interface: deviceOf(e, o.Network),
+			Overlay: o.Clone(), EndpointID: object.OverlayEndpointID(o.Task, o.Network), Interface: deviceOf(e, o.Network),
 		}
 		if addrs := bare(o.Addresses); len(addrs) > 0 {
 			oa.MAC = overlay.MAC(addrs).String()
@@ -75,12 +73,6 @@ func resolv(e object.Endpoint, own []string) (servers, search, options []string)
 		options = append(options, "ndots:0")
 	}
 	return []string{dns.Address}, search, options
-}
-
-// endpointID is the API's name for a container's place on a network.
-func endpointID(container, network string) string {
-	sum := sha256.Sum256([]byte("endpoint " + container + " " + network))
-	return hex.EncodeToString(sum[:])
 }
 
 // deviceOf is the name, inside the container, of the device for a network: the

@@ -135,7 +135,7 @@ func (d *desired) unmeshed(n *place) string {
 	if !n.members.Ingress || d.mesh != nil {
 		return ""
 	}
-	return "this node has none of the routing mesh's 1023 numbers, and does not answer on published ports"
+	return fmt.Sprintf("this node has none of the routing mesh's %d numbers, and does not answer on published ports", object.LastSlot)
 }
 
 // look reads what this node has of a network.
@@ -153,8 +153,8 @@ func (p *Plane) look(ctx context.Context, d *desired, n *place, members []*membe
 
 // look adds what a container has of the network, if it is on it.
 func (m *member) look(ctx context.Context, n *place, f *found) {
-	i := slices.IndexFunc(m.endpoint.Overlays, func(o object.Overlay) bool { return o.Network == n.members.ID })
-	if i < 0 {
+	o, ok := placeOn(m.endpoint, n.members.ID)
+	if !ok {
 		return
 	}
 	m.mu.Lock()
@@ -162,7 +162,6 @@ func (m *member) look(ctx context.Context, n *place, f *found) {
 	if !m.up {
 		return // its task says why
 	}
-	o := m.endpoint.Overlays[i]
 	f.attached[o.Task] = true
 	if o.Ingress {
 		return

@@ -11,8 +11,8 @@ import (
 
 // Each node has a slot in the mesh, from 1 to lastSlot. Slot 0 is no node's.
 const (
-	slots    = 1 << 10
-	lastSlot = slots - 1
+	lastSlot = object.LastSlot
+	slots    = lastSlot + 1
 )
 
 // A wire port says in its lower bits which node a connection came in by, in

@@ -11,8 +11,8 @@ import (
 	"regexp"
 	"slices"
 
-	"skep/net/ipam"
 	"skep/net/link"
+	"skep/store/object"
 )
 
 // Network is a network as this node is to have it. Whoever has handed one to
@@ -55,20 +55,8 @@ type Peer struct {
 	VTEP      netip.Addr // of the node, in the underlay
 }
 
-// MAC is the hardware address that belongs to an endpoint's addresses: that of
-// the first of IPv4, or made of the first one's end if there is none.
-func MAC(addrs []netip.Addr) net.HardwareAddr {
-	for _, a := range addrs {
-		if a.Is4() {
-			return ipam.MAC(a)
-		}
-	}
-	if len(addrs) == 0 {
-		return nil
-	}
-	b := addrs[0].As16()
-	return ipam.MAC(netip.AddrFrom4([4]byte(b[12:])))
-}
+// MAC is the hardware address that belongs to an endpoint's addresses.
+func MAC(addrs []netip.Addr) net.HardwareAddr { return object.OverlayMAC(addrs) }
 
 // sameButPeers reports whether only the peers may differ.
 func (n *Network) sameButPeers(m *Network) bool {

@@ -3,6 +3,7 @@ package object
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -104,6 +105,21 @@ type OverlayAttachment struct {
 func OverlayEndpointID(task, network string) string {
 	sum := sha256.Sum256([]byte("endpoint " + task + " " + network))
 	return hex.EncodeToString(sum[:])
+}
+
+// OverlayMAC is the hardware address that belongs to the addresses of a place on
+// a network of the swarm: 02:42 and the first of IPv4, or the end of the first
+// one if there is none; nil without an address.
+func OverlayMAC(addrs []netip.Addr) net.HardwareAddr {
+	if len(addrs) == 0 {
+		return nil
+	}
+	of := addrs[0]
+	if i := slices.IndexFunc(addrs, netip.Addr.Is4); i >= 0 {
+		of = addrs[i]
+	}
+	b := of.AsSlice()
+	return append(net.HardwareAddr{0x02, 0x42}, b[len(b)-4:]...)
 }
 
 // Clone is a copy that shares nothing with o.

@@ -56,3 +56,34 @@ func TestAttachment_CloneSharesNothing(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+func TestOverlayMAC(t *testing.T) {
+	for want, addrs := range map[string][]string{
+		"":                  nil,
+		"02:42:0a:00:01:03": {"fd00::7", "10.0.1.3"},
+		"02:42:ab:cd:00:07": {"fd00::abcd:7"},
+	} {
+		var list []netip.Addr
+		for _, a := range addrs {
+			list = append(list, netip.MustParseAddr(a))
+		}
+		if got := object.OverlayMAC(list).String(); got != want {
+			t.Errorf("%v: got %s, want %s", addrs, got, want)
+		}
+	}
+}
+
+func TestNode_DataAddr(t *testing.T) {
+	for _, tt := range [][3]string{
+		{"10.0.0.1", "10.0.0.2", "10.0.0.1"},
+		{"", "::ffff:10.0.0.2", "10.0.0.2"},
+		{"0.0.0.0", "fd00::1", "fd00::1"},
+		{"fe80::1%eth0", "224.0.0.1", ""},
+	} {
+		n := &object.Node{DataPath: tt[0]}
+		n.Status.Addr = tt[1]
+		if got := n.DataAddr(); got.IsValid() != (tt[2] != "") || got.IsValid() && got.String() != tt[2] {
+			t.Errorf("of %q and %q: %v", tt[0], tt[1], got)
+		}
+	}
+}

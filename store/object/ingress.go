@@ -21,6 +21,10 @@ const (
 // addresses of clients: each takes a port of every task for each node.
 const KeptPorts = 40
 
+// LastSlot is the highest number that a node can have in the routing mesh; the
+// lowest is 1.
+const LastSlot = 1<<10 - 1
+
 // ValidateSource says what is wrong with a service's [LabelSource].
 func ValidateSource(labels map[string]string) error {
 	switch value, ok := labels[LabelSource]; {

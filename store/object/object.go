@@ -1,6 +1,8 @@
 package object
 
 import (
+	"net/netip"
+
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/swarm"
 )
@@ -162,6 +164,19 @@ type Node struct {
 	// StateSince is when Status.State last changed, by the clock of the manager
 	// that led then.
 	StateSince int64 // Unix nanoseconds
+}
+
+// DataAddr is where the traffic between containers of this node and of others
+// goes: its DataPath or, if that is none, where its session came from. It is not
+// valid if neither is an address of one machine.
+func (n *Node) DataAddr() netip.Addr {
+	for _, text := range []string{n.DataPath, n.Status.Addr} {
+		a, err := netip.ParseAddr(text)
+		if err == nil && a.Zone() == "" && !a.IsUnspecified() && !a.IsMulticast() {
+			return a.Unmap()
+		}
+	}
+	return netip.Addr{}
 }
 
 // Service is a service as the API shows it, and what its tasks need.

@@ -6,12 +6,9 @@ import (
 	"skep/store/object"
 )
 
-// lastSlot is the highest number of a node in the routing mesh. The lowest is
-// 1. Nodes beyond that many are not part of it.
-const lastSlot = 1023
-
 // allocateSlots gives nodes their places in the routing mesh. They are given in
 // turn, so that what a node that is gone leaves behind is not taken for another's.
+// Nodes beyond [object.LastSlot] are not part of it.
 func (r *round) allocateSlots() {
 	taken := map[int]bool{}
 	var todo []*object.Node
@@ -32,10 +29,10 @@ func (r *round) allocateSlots() {
 		last = newest.Slot
 	}
 	for _, n := range todo {
-		if len(taken) >= lastSlot {
+		if len(taken) >= object.LastSlot {
 			return
 		}
-		for last = last%lastSlot + 1; taken[last]; last = last%lastSlot + 1 {
+		for last = last%object.LastSlot + 1; taken[last]; last = last%object.LastSlot + 1 {
 		}
 		taken[last] = true
 		n = n.Clone().(*object.Node)

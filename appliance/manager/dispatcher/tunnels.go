@@ -2,7 +2,6 @@ package dispatcher
 
 import (
 	"crypto/sha256"
-	"net/netip"
 
 	"skep/appliance/manager/tunnels"
 	"skep/appliance/wire"
@@ -59,6 +58,5 @@ func tunnelEnd(snap *store.Snapshot, node string) tunnels.End {
 	if !ok {
 		return tunnels.End{ID: node}
 	}
-	addr, _ := netip.ParseAddr(n.DataPath)
-	return tunnels.End{ID: node, Boot: n.Boot, Address: addr}
+	return tunnels.End{ID: node, Boot: n.Boot, Address: n.DataAddr()}
 }

@@ -201,13 +201,5 @@ func networksOf(snap *store.Snapshot, svc *object.Service, ingress map[string]bo
 
 // hostOf is a node as others know it.
 func hostOf(n *object.Node) wire.Host {
-	h := wire.Host{ID: n.ID, Slot: n.Slot, Down: n.Status.State == swarm.NodeStateDown}
-	for _, text := range []string{n.DataPath, n.Status.Addr} {
-		a, err := netip.ParseAddr(text)
-		if err == nil && a.Zone() == "" && !a.IsUnspecified() && !a.IsMulticast() {
-			h.Address = a.Unmap()
-			break
-		}
-	}
-	return h
+	return wire.Host{ID: n.ID, Address: n.DataAddr(), Slot: n.Slot, Down: n.Status.State == swarm.NodeStateDown}
 }
