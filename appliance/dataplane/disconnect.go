@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-
-	"golang.org/x/sync/errgroup"
 )
 
 // Disconnect removes an endpoint, in the opposite order of Connect. One that is
@@ -64,18 +62,8 @@ func (p *Plane) Retain(ctx context.Context, ids []string) error {
 		}
 	}
 	p.mu.Unlock()
-	errs := make([]error, len(others))
-	var g errgroup.Group
-	g.SetLimit(atOnce)
-	for i, id := range others {
-		g.Go(func() error {
-			errs[i] = p.Disconnect(ctx, id)
-			return nil // the others are tried all the same
-		})
-	}
-	_ = g.Wait()
+	err := each(others, func(id string) error { return p.Disconnect(ctx, id) })
 	// What an earlier process left between two steps is known to one part alone.
 	p.cfg.DNS.Retain(ids)
-	errs = append(errs, p.cfg.Overlay.Retain(ctx, ids), p.cfg.Attach.Retain(ctx, ids))
-	return errors.Join(errs...)
+	return errors.Join(err, p.cfg.Overlay.Retain(ctx, ids), p.cfg.Attach.Retain(ctx, ids))
 }

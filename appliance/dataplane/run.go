@@ -72,10 +72,10 @@ func (p *Plane) apply(ctx context.Context) error {
 	list, more := transition(last, next)
 	errs = append(errs, p.cfg.Overlay.Set(ctx, list))
 	members := p.replace(next)
-	errs = append(errs, each(members, func(m *member) error { return m.follow(ctx, p, next) }))
+	errs = append(errs, eachMember(members, func(m *member) error { return m.follow(ctx, p, next) }))
 	errs = append(errs, p.setMesh(ctx, next))
 	p.cfg.DNS.Set(next.names())
-	errs = append(errs, each(members, func(m *member) error { return m.resolve(ctx, p) }))
+	errs = append(errs, eachMember(members, func(m *member) error { return m.resolve(ctx, p) }))
 	if more {
 		errs = append(errs, p.cfg.Overlay.Set(ctx, next.overlays()))
 	}
@@ -135,21 +135,29 @@ func (p *Plane) mend(ctx context.Context, what string, check func(context.Contex
 	}
 }
 
-// each calls f for all members and joins what failed.
-func each(members []*member, f func(*member) error) error {
-	errs := make([]error, len(members))
+// each calls f for all of list and joins what failed.
+func each[T any](list []T, f func(T) error) error {
+	errs := make([]error, len(list))
 	var g errgroup.Group
 	g.SetLimit(atOnce)
-	for i, m := range members {
+	for i, v := range list {
 		g.Go(func() error {
-			if err := f(m); err != nil {
-				errs[i] = fmt.Errorf("container %s: %w", short(m.endpoint.ID), err)
-			}
+			errs[i] = f(v)
 			return nil // the others are tried all the same
 		})
 	}
 	_ = g.Wait()
 	return errors.Join(errs...)
+}
+
+// eachMember is each, and names the container in errors.
+func eachMember(members []*member, f func(*member) error) error {
+	return each(members, func(m *member) error {
+		if err := f(m); err != nil {
+			return fmt.Errorf("container %s: %w", short(m.endpoint.ID), err)
+		}
+		return nil
+	})
 }
 
 func short(id string) string { return id[:min(12, len(id))] }
