@@ -12,9 +12,9 @@
 // Inside there is nothing but the test binary, the modules, and the programs
 // that were asked for; all is memory. It is slow: ten times slower than outside,
 // and two seconds until it begins. But its clock goes by its own work, so no load
-// of this machine makes anything late, and to wait takes no time. It needs qemu-system-x86 and what .ci/kernel
-// unpacks, but no root and no processor's help. Where a kernel with less will do
-// skep/net/link/umltest is quicker.
+// of this machine makes anything late, and to wait takes no time. It needs
+// qemu-system-x86 and what .ci/kernel unpacks, but no root and no processor's
+// help. Where a kernel with less will do skep/net/link/umltest is quicker.
 package vmtest
 
 import (
