@@ -29,8 +29,12 @@ func Run(ctx context.Context, s store.Proposer) error { return loop.Follow(ctx, 
 // Allocator decides, for as long as its manager leads. It belongs to one goroutine.
 type Allocator struct {
 	ledger *ledger
-	// waiting are the services and guests that something could not be had for.
+	// waiting are the services and guests that something could not be had for, or
+	// that are yet to be seen with what they were given.
 	waiting map[store.Key]bool
+	// again: one that waited was given something in the last round, which may never
+	// be written.
+	again bool
 	// due is when an address for one of them ends its rest.
 	due time.Time
 }
@@ -67,9 +71,9 @@ func (a *Allocator) Plan(prev *store.Snapshot, ch store.Changes, now time.Time) 
 		r.allocateSlots()
 	}
 	services, guests := loop.Services(prev, ch), changed(ch, object.KindGuest)
-	if freed || news[object.KindNetwork] || news[object.KindService] || (!a.due.IsZero() && !now.Before(a.due)) {
+	if freed || a.again || news[object.KindNetwork] || news[object.KindService] || (!a.due.IsZero() && !now.Before(a.due)) {
 		// There may be enough for those that wait.
-		a.due = time.Time{}
+		a.due, a.again = time.Time{}, false
 		for k := range a.waiting {
 			if k.Kind == object.KindGuest {
 				guests = append(guests, k.ID)
@@ -124,13 +128,15 @@ func changed(ch store.Changes, kind object.Kind) (ids []string) {
 	return ids
 }
 
-// wait notes that something could not be had for an object, or that all was.
-func (r *round) wait(k store.Key, waits bool) {
-	if waits {
-		r.waiting[k] = true
+// wait notes that something could not be had for an object, or that it was
+// given something; if neither, it has all.
+func (r *round) wait(k store.Key, waits, given bool) {
+	if !waits && !given {
+		delete(r.waiting, k)
 		return
 	}
-	delete(r.waiting, k)
+	r.again = r.again || given && r.waiting[k]
+	r.waiting[k] = true
 }
 
 // unique sorts IDs and drops those that are there twice.

@@ -15,7 +15,7 @@ func (r *round) allocateGuests(ids []string) {
 	for _, id := range unique(ids) {
 		g, ok := r.snap.Guests.Get(id)
 		if !ok || len(g.Network.Addresses) > 0 {
-			r.wait(store.Key{Kind: object.KindGuest, ID: id}, false)
+			r.wait(store.Key{Kind: object.KindGuest, ID: id}, false, false)
 			continue
 		}
 		todo = append(todo, g)
@@ -27,7 +27,7 @@ func (r *round) allocateGuests(ids []string) {
 		if why != "" {
 			r.ledger.undo(mark)
 		}
-		r.wait(store.KeyOf(g), why != "")
+		r.wait(store.KeyOf(g), why != "", why == "")
 		if why != "" && why == g.Problem {
 			continue
 		}

@@ -20,16 +20,17 @@ func (r *round) allocateServices(ids []string) {
 	for _, id := range unique(ids) {
 		svc, ok := r.snap.Services.Get(id)
 		if !ok || svc.PendingDelete {
-			r.wait(store.Key{Kind: object.KindService, ID: id}, false)
+			r.wait(store.Key{Kind: object.KindService, ID: id}, false, false)
 			continue
 		}
 		todo = append(todo, svc)
 	}
 	slices.SortStableFunc(todo, func(a, b *object.Service) int { return a.CreatedAt.Compare(b.CreatedAt) })
 	for _, old := range todo {
+		before := len(r.changes.Update)
 		svc, why := r.endpoint(old)
 		waits := r.newTasks(svc, why) || why != ""
-		r.wait(store.KeyOf(svc), waits)
+		r.wait(store.KeyOf(svc), waits, len(r.changes.Update) > before)
 	}
 }
 
