@@ -135,7 +135,8 @@ func (m *machine) dial(ctx context.Context) (net.Conn, error) {
 	} else {
 		var there net.Conn
 		here, there = net.Pipe()
-		go func() { _ = m.world.manager.Serve(ctx, there, who) }() // ends with the connection
+		// It ends with the connection, which outlives the attempt to make it.
+		go func() { _ = m.world.manager.Serve(context.WithoutCancel(ctx), there, who) }()
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
