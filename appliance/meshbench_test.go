@@ -19,21 +19,21 @@ type way struct {
 	than string
 }
 
-// BenchmarkMesh is requests per second to one task on another machine: by the
-// address that its program has there without any network of its own (direct), by
-// the routing mesh at the task's node (local) and at another one (remote). And
+// BenchmarkMesh is requests per second to one task on another machine: by a port
+// of its own there (direct), by the routing mesh at the task's node (local) and at
+// another one (remote); and to the same program without a network of its own (bare). And
 // from a container beside it and one on another node: to the task's own address,
-// and to its service's. All take turns, so that each gets its part of what else
-// goes on; the ratio is what counts.
+// and to its service's. All take turns, and the best turn of each counts: whatever
+// else goes on only takes away.
 func BenchmarkMesh(b *testing.B) {
 	s := nodetest.NewSwarm(b, nodetest.Binary(b), dockerCLI(b))
 	s.Form(b, "m1", "w1")
 	ways := openWays(b, s)
 	for _, closed := range []bool{false, true} {
 		b.Run(map[bool]string{false: "kept", true: "new"}[closed], func(b *testing.B) {
-			rates, p99s := map[string][]float64{}, map[string][]time.Duration{}
+			best, p99 := map[string]float64{}, map[string]time.Duration{}
 			for b.Loop() {
-				for range 5 {
+				for range 8 {
 					for _, w := range ways {
 						load := w.client.StartWrk(b, w.do, nodetest.Load{URL: w.url, Connections: 16, Closed: closed})
 						time.Sleep(time.Second)
@@ -41,22 +41,24 @@ func BenchmarkMesh(b *testing.B) {
 						if r.Failures() > 0 {
 							b.Fatalf("%s: %v", w.name, r)
 						}
-						rates[w.name], p99s[w.name] = append(rates[w.name], r.Rate), append(p99s[w.name], r.P99)
+						if r.Rate > best[w.name] {
+							best[w.name], p99[w.name] = r.Rate, r.P99
+						}
 					}
 				}
 			}
 			for _, w := range ways {
-				b.ReportMetric(middle(rates[w.name]), w.name+"-req/s")
-				b.ReportMetric(middle(p99s[w.name]).Seconds()*1000, w.name+"-p99-ms")
+				b.ReportMetric(best[w.name], w.name+"-req/s")
+				b.ReportMetric(p99[w.name].Seconds()*1000, w.name+"-p99-ms")
 				if w.than != "" {
-					b.ReportMetric(middle(rates[w.name])/middle(rates[w.than]), w.name+"/"+w.than)
+					b.ReportMetric(best[w.name]/best[w.than], w.name+"/"+w.than)
 				}
 			}
 		})
 	}
 }
 
-func middle[T float64 | time.Duration](list []T) T {
+func middle(list []time.Duration) time.Duration {
 	slices.Sort(list)
 	return list[len(list)/2]
 }
@@ -67,11 +69,13 @@ func openWays(b *testing.B, s *nodetest.Swarm) []way {
 	m1, w1, client := s.Node(b, "m1"), s.Node(b, "w1"), s.Add(b, "client", "")
 	docker := m1.CLI(b, s.Docker)
 	docker.Run("network", "create", "-d", "overlay", "--attachable", "front")
-	docker.Run("service", "create", "--detach=false", "-q", "--name", "web", "--network", "front", "-p", "8080:80", "--constraint", "node.hostname==w1", "skep/hello")
+	docker.Run("service", "create", "--detach=false", "-q", "--name", "web", "--network", "front", "-p", "8080:80",
+		"--publish", "mode=host,published=8081,target=80", "--constraint", "node.hostname==w1", "skep/hello")
 	w1.CLI(b, s.Docker).Run("run", "-d", "--network", "host", "skep/hello")
 	vip, task := virtualAddress(b, m1), taskAddress(b, m1)
 	ways := []way{
-		{"direct", client, client.Do, "http://" + w1.Addr.String() + "/", ""},
+		{"bare", client, client.Do, "http://" + w1.Addr.String() + "/", ""},
+		{"direct", client, client.Do, "http://" + w1.Addr.String() + ":8081/", "bare"},
 		{"local", client, client.Do, "http://" + w1.Addr.String() + ":8080/", "direct"},
 		{"remote", client, client.Do, "http://" + m1.Addr.String() + ":8080/", "direct"},
 	}
@@ -81,7 +85,7 @@ func openWays(b *testing.B, s *nodetest.Swarm) []way {
 			inside(b, n, s.Docker, way{name: name, url: "http://" + task + "/"}),
 			inside(b, n, s.Docker, way{name: name + "-vip", url: "http://" + vip + "/", than: name}))
 	}
-	for _, w := range ways[:3] {
+	for _, w := range ways[:4] {
 		every(b, func() bool { return fetch(b.Context(), client.Client(), w.url) == nil })
 	}
 	return ways
