@@ -42,16 +42,21 @@ func (n *Node) DoInside(id string, f func() error) error {
 		if err != nil || len(paths) != 1 {
 			return fmt.Errorf("container %s has %d network namespaces (%w)", id, len(paths), err)
 		}
-		ns, err := netns.GetFromPath(paths[0])
-		if err != nil {
-			return err
-		}
-		defer ns.Close()
-		if err := netns.Set(ns); err != nil {
-			return err
-		}
-		return f()
+		return within(paths[0], f)
 	})
+}
+
+// within runs f in the network namespace at path, which its thread stays in.
+func within(path string, f func() error) error {
+	ns, err := netns.GetFromPath(path)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	if err := netns.Set(ns); err != nil {
+		return err
+	}
+	return f()
 }
 
 // resolved is an address whose host is a number. The question is asked on this

@@ -4,42 +4,35 @@ import (
 	"fmt"
 	"net/netip"
 
-	"github.com/vishvananda/netns"
-
 	"skep/net/link"
 )
 
 // Forget takes what leads to an address of a network of the swarm, which is
 // named by its ID, out of the node's kernel, without the node's knowledge.
 func (n *Node) Forget(network string, addr netip.Addr) error {
-	return n.Do(func() error {
-		ns, err := netns.GetFromPath(n.Path("data", "run", "overlay", "netns", network[:12]))
-		if err != nil {
-			return err
-		}
-		defer ns.Close()
-		if err := netns.Set(ns); err != nil {
-			return err
-		}
-		conn, err := link.Open()
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		tunnel, _, err := conn.Device("vxlan0")
-		if err != nil {
-			return err
-		}
-		all, err := conn.Entries()
-		if err != nil {
-			return err
-		}
-		drop := leading(all[tunnel.Index], addr)
-		if len(drop) < 2 {
-			return fmt.Errorf("what leads to %s is %v", addr, drop)
-		}
-		return conn.Program(tunnel.Index, nil, drop)
-	})
+	path := n.Path("data", "run", "overlay", "netns", network[:12])
+	return n.Do(func() error { return within(path, func() error { return forget(addr) }) })
+}
+
+func forget(addr netip.Addr) error {
+	conn, err := link.Open()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	tunnel, _, err := conn.Device("vxlan0")
+	if err != nil {
+		return err
+	}
+	all, err := conn.Entries()
+	if err != nil {
+		return err
+	}
+	drop := leading(all[tunnel.Index], addr)
+	if len(drop) < 2 {
+		return fmt.Errorf("what leads to %s is %v", addr, drop)
+	}
+	return conn.Program(tunnel.Index, nil, drop)
 }
 
 // leading are the entries of an address and of the station that is there.

@@ -5,8 +5,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -325,64 +323,6 @@ func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	ts.Fatalf("%s does not print %s: %v\n%s%s", strings.Join(args, " "), pattern, err, out, errs)
-}
-
-// asks takes -in CONTAINER off the arguments, and is an HTTP client there.
-func asks(ts *testscript.TestScript, args []string) (*http.Client, []string) {
-	if len(args) > 2 && args[0] == "-in" {
-		return node(ts).Container(args[1]), args[2:]
-	}
-	return node(ts).Client(), args
-}
-
-func get(ts *testscript.TestScript, args []string) (string, error) {
-	client, args := asks(ts, args)
-	if len(args) != 1 {
-		ts.Fatalf("usage: get [-in CONTAINER] URL")
-	}
-	return fetch(context.Background(), client, args[0])
-}
-
-func cmdGet(ts *testscript.TestScript, neg bool, args []string) {
-	out, err := get(ts, args)
-	fmt.Fprint(ts.Stdout(), out)
-	if err != nil {
-		fmt.Fprintln(ts.Stderr(), err)
-	}
-	if (err != nil) != neg {
-		ts.Fatalf("get %s: %v", strings.Join(args, " "), err)
-	}
-}
-
-// udp is what answers a packet.
-func udp(ts *testscript.TestScript, args []string) (string, error) {
-	if len(args) != 2 {
-		ts.Fatalf("usage: udp ADDRESS TEXT")
-	}
-	answer := make([]byte, 2048)
-	var n int
-	err := node(ts).Do(func() error {
-		c, err := net.Dial("udp", args[0])
-		if err != nil {
-			return err
-		}
-		defer c.Close()
-		if _, err = c.Write([]byte(args[1])); err != nil {
-			return err
-		}
-		if err = c.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
-			return err
-		}
-		n, err = c.Read(answer)
-		return err
-	})
-	return string(answer[:n]) + "\n", err
-}
-
-func cmdUDP(ts *testscript.TestScript, _ bool, args []string) {
-	answer, err := udp(ts, args)
-	ts.Check(err)
-	fmt.Fprint(ts.Stdout(), answer)
 }
 
 func cmdSet(ts *testscript.TestScript, _ bool, args []string) {

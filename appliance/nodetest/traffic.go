@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"regexp"
@@ -15,10 +16,68 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// patience is how long an answer may take before an [asker] gives it up.
-const patience = 2 * time.Second
+// answerTime is how long an answer may take before an [asker] gives it up.
+const answerTime = 2 * time.Second
 
 var clientLine = regexp.MustCompile(`(?m)^client: (\S+)$`)
+
+// asks takes -in CONTAINER off the arguments, and is an HTTP client there.
+func asks(ts *testscript.TestScript, args []string) (*http.Client, []string) {
+	if len(args) > 2 && args[0] == "-in" {
+		return node(ts).Container(args[1]), args[2:]
+	}
+	return node(ts).Client(), args
+}
+
+func get(ts *testscript.TestScript, args []string) (string, error) {
+	client, args := asks(ts, args)
+	if len(args) != 1 {
+		ts.Fatalf("usage: get [-in CONTAINER] URL")
+	}
+	return fetch(context.Background(), client, args[0])
+}
+
+func cmdGet(ts *testscript.TestScript, neg bool, args []string) {
+	out, err := get(ts, args)
+	fmt.Fprint(ts.Stdout(), out)
+	if err != nil {
+		fmt.Fprintln(ts.Stderr(), err)
+	}
+	if (err != nil) != neg {
+		ts.Fatalf("get %s: %v", strings.Join(args, " "), err)
+	}
+}
+
+// udp is what answers a packet.
+func udp(ts *testscript.TestScript, args []string) (string, error) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: udp ADDRESS TEXT")
+	}
+	answer := make([]byte, 2048)
+	var n int
+	err := node(ts).Do(func() error {
+		c, err := net.Dial("udp", args[0])
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		if _, err = c.Write([]byte(args[1])); err != nil {
+			return err
+		}
+		if err = c.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+			return err
+		}
+		n, err = c.Read(answer)
+		return err
+	})
+	return string(answer[:n]) + "\n", err
+}
+
+func cmdUDP(ts *testscript.TestScript, _ bool, args []string) {
+	answer, err := udp(ts, args)
+	ts.Check(err)
+	fmt.Fprint(ts.Stdout(), answer)
+}
 
 // sees is what those answer who are asked from the very address that they say
 // they are asked from.
@@ -80,7 +139,7 @@ type asker struct {
 func (a *asker) run(ctx context.Context, client *http.Client, url string) {
 	heard := time.Now()
 	for ctx.Err() == nil {
-		asking, cancel := context.WithTimeout(ctx, patience)
+		asking, cancel := context.WithTimeout(ctx, answerTime)
 		_, err := fetch(asking, client, url)
 		cancel()
 		if ctx.Err() != nil {
