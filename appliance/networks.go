@@ -126,7 +126,6 @@ func (p *network) boot() string {
 func (p *network) run() []part {
 	return []part{
 		{"networks", p.own.Run},
-		{"overlays", p.overlay.Run},
 		{"names", p.names.Run},
 		{"data plane", p.plane.Run},
 	}

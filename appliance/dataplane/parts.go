@@ -39,6 +39,7 @@ type Overlay interface {
 	Retain(ctx context.Context, ids []string) error
 	Namespace(network string) (path string, ok bool)
 	Inspect(ctx context.Context, network string) (overlay.State, error)
+	Check(ctx context.Context) (repaired int, err error)
 	Stats(id string) (map[string]container.NetworkStats, error)
 	Repaired() uint64
 }

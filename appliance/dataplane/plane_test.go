@@ -369,3 +369,20 @@ func TestSuspend_CutsWhatIsOnADeadNode(t *testing.T) {
 		want(t, w, "frames front:2", "services /ns/a 10.0.1.2:10.0.1.4", "names front:1")
 	})
 }
+
+// What the mesh is made on is there when it is looked at.
+func TestPlane_MendsFramesFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.run(t)
+		w.Set(view(1))
+		w.failing("mend frames", errors.New("no"))
+		time.Sleep(look - time.Second)
+		w.lines() // what was said is made
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if diff := cmp.Diff([]string{"mend frames", "mend mesh"}, w.lines()); diff != "" {
+			t.Error(diff)
+		}
+	})
+}

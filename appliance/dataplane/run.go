@@ -105,11 +105,14 @@ func (p *Plane) setMesh(ctx context.Context, d *desired) error {
 	return p.cfg.Mesh.Set(ctx, s)
 }
 
-// repair mends what others broke.
+// repair mends what others broke, frames first: the rest is made on their devices.
 func (p *Plane) repair(ctx context.Context) {
 	p.mu.Lock()
 	members := slices.Collect(maps.Values(p.members))
 	p.mu.Unlock()
+	if _, err := p.cfg.Overlay.Check(ctx); err != nil && ctx.Err() == nil { // which tells and counts what it mends
+		p.cfg.Logger.WarnContext(ctx, "did not repair", "what", "frames", "err", err)
+	}
 	p.mend(ctx, "mesh", p.cfg.Mesh.Check)
 	p.mend(ctx, "names", p.cfg.DNS.Check)
 	if p.cfg.ESP != nil && p.sealed {

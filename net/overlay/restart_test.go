@@ -3,12 +3,9 @@
 package overlay_test
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
@@ -160,29 +157,6 @@ func TestOpen_WithoutWhatTheFilesSay(t *testing.T) {
 	}
 	serve(t, c2)
 	reach(t, c1, "tcp", c2.addrs()[0], 100)
-}
-
-func TestRun_MendsEveryMinute(t *testing.T) {
-	n1, _, _, _ := pair(t)
-	path, _ := n1.Namespace(webID)
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error)
-		go func() { done <- n1.Run(ctx) }()
-		if err := link.Within(path, func() error { return netlink.LinkDel(mustLink(t, "vxlan0")) }); err != nil {
-			t.Error(err)
-		}
-		time.Sleep(61 * time.Second)
-		synctest.Wait()
-		if n1.Repaired() == 0 {
-			t.Error("nothing was mended")
-		}
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	n1.right(t, webID)
 }
 
 func TestOpen_RefusesAScopeThatIsNone(t *testing.T) {

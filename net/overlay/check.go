@@ -9,29 +9,9 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"time"
 
 	"skep/net/link"
 )
-
-// checked is how often Run looks whether the kernel is as it should be.
-const checked = time.Minute
-
-// Run mends what others break, until ctx ends.
-func (o *Overlay) Run(ctx context.Context) error {
-	t := time.NewTicker(checked)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-			if _, err := o.Check(ctx); err != nil && ctx.Err() == nil {
-				o.log.WarnContext(ctx, "did not mend the networks", "err", err)
-			}
-		}
-	}
-}
 
 // Check compares what is there with what is wanted, mends, and returns how many
 // differences there were.
