@@ -41,13 +41,8 @@ func (n *Node) Leftovers() []string {
 			left = append(left, "mount "+m)
 		}
 	}
-	for _, dir := range []string{"containers", "run/containers", "run/netns", "run/secrets", "run/libcontainer", "run/dns", "run/overlay/attached", "run/overlay/networks", "run/overlay/netns"} {
-		entries, _ := os.ReadDir(n.Path("data", dir))
-		for _, e := range entries {
-			left = append(left, "directory "+dir+"/"+e.Name())
-		}
-	}
 	if err := n.Do(func() error {
+		left = append(left, n.directories()...)
 		more, err := n.netLeftovers()
 		left = append(left, more...)
 		return err
@@ -55,6 +50,21 @@ func (n *Node) Leftovers() []string {
 		left = append(left, err.Error())
 	}
 	return append(left, n.cgroups()...)
+}
+
+// directories lists what is in those that are empty without containers. The
+// thread is in the machine, which alone sees some of them.
+func (n *Node) directories() (left []string) {
+	for _, dir := range []string{
+		"containers", "run/containers", "run/netns", "run/secrets", "run/libcontainer",
+		"run/dns", "run/overlay/attached", "run/overlay/networks", "run/overlay/netns",
+	} {
+		entries, _ := os.ReadDir(n.Path("data", dir))
+		for _, e := range entries {
+			left = append(left, "directory "+dir+"/"+e.Name())
+		}
+	}
+	return left
 }
 
 // Traces lists what is left of the node itself: it is empty after a reset.
@@ -101,8 +111,8 @@ func procName(pid int) string {
 	return strconv.Itoa(pid) + " " + strings.ReplaceAll(string(text), "\x00", " ")
 }
 
-// netLeftovers lists container links and per-port elements of our tables; the
-// bridge and the tables themselves belong to the node, the uplink to its machine.
+// netLeftovers lists container links, tables and per-port elements of the node's
+// own table; that and the bridge belong to the node, the uplink to its machine.
 func (n *Node) netLeftovers() ([]string, error) {
 	var left []string
 	links, err := netlink.LinkList()
@@ -123,6 +133,9 @@ func (n *Node) netLeftovers() ([]string, error) {
 		return nil, err
 	}
 	for _, t := range tables {
+		if t.Name != "skep-"+n.Scope() {
+			left = append(left, "nft table "+t.Name)
+		}
 		sets, err := conn.GetSets(t)
 		if err != nil {
 			return nil, err

@@ -34,6 +34,7 @@ import (
 //	takes MAX COMMAND…     it takes no longer; prints how long
 //	tap NAME…              what passes the machines' cables is kept
 //	tapped NAME TEXT       some of it has the text; with !, none has, and some is encrypted
+//	wreck KIND…            deletes links, rules or entries behind the node's back
 //	forget NETWORK ADDR    the node's kernel forgets what leads to an address of a network
 //	file NAME PATH         copies a file of a node to the script's directory
 func swarmCommands(words map[string]command) map[string]command {
@@ -105,6 +106,11 @@ func swarmCommands(words map[string]command) map[string]command {
 			addr, err := netip.ParseAddr(args[1])
 			ts.Check(err)
 			ts.Check(node(ts).Forget(args[0], addr))
+		},
+		"wreck": func(ts *testscript.TestScript, _ bool, args []string) {
+			for _, kind := range args {
+				ts.Check(node(ts).Wreck(kind))
+			}
 		},
 		"file": func(ts *testscript.TestScript, _ bool, args []string) {
 			data, err := os.ReadFile(node(ts).Path(args[0]))
