@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"skep/net/esp"
 )
 
 // Patience bounds how long a test waits for something to become true.
@@ -64,6 +66,13 @@ func runScripts(t *testing.T, dir, binary, docker string, setup func(*testscript
 			return setup(e, s)
 		},
 		Cmds: cmds,
+		// [encrypts]: the kernel can encrypt what passes between nodes.
+		Condition: func(cond string) (bool, error) {
+			if cond != "encrypts" {
+				return false, fmt.Errorf("unknown condition %s", cond)
+			}
+			return esp.Probe() == nil, nil
+		},
 	})
 }
 
