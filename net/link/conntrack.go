@@ -84,24 +84,6 @@ func (c *Conn) ForgetFlowsOf(v6 bool, match func(Flow) bool) error {
 	return nil
 }
 
-// Flows visits the connections, of IPv4 and IPv6.
-func (c *Conn) Flows(visit func(Flow)) error {
-	for _, family := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-		var flows []*netlink.ConntrackFlow
-		err := complete(func() (err error) {
-			flows, err = c.h.ConntrackTableList(netlink.ConntrackTable, family)
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("list connections: %w", err)
-		}
-		for _, f := range flows {
-			visit(flowOf(f))
-		}
-	}
-	return nil
-}
-
 type matching func(Flow) bool
 
 // MatchConntrackFlow implements netlink.CustomConntrackFilter.
