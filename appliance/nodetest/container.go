@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/miekg/dns"
@@ -22,10 +23,7 @@ func (n *Node) Container(id string) *http.Client {
 			DisableKeepAlives: true,
 			DialContext: func(ctx context.Context, network, addr string) (c net.Conn, err error) {
 				err = n.DoInside(id, func() error {
-					if addr, err = resolved(ctx, addr); err != nil {
-						return err
-					}
-					c, err = (&net.Dialer{}).DialContext(ctx, network, addr)
+					c, err = connect(ctx, network, addr)
 					return err
 				})
 				return c, err
@@ -59,25 +57,50 @@ func within(path string, f func() error) error {
 	return f()
 }
 
-// resolved is an address whose host is a number. The question is asked on this
-// thread, where Go's own resolver would not.
-func resolved(ctx context.Context, addr string) (string, error) {
+// hurried is how long a first try to connect may take.
+const hurried = 2 * time.Second
+
+// connect looks a name up and connects to the first address that it has. If that
+// fails and the name has lost the address meanwhile, the client was too slow, as
+// somebody else would be too, and tries once more.
+func connect(ctx context.Context, network, addr string) (net.Conn, error) {
+	to, err := resolved(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	c, err := (&net.Dialer{Timeout: hurried}).DialContext(ctx, network, to[0])
+	if err == nil {
+		return c, nil
+	}
+	again, lost := resolved(ctx, addr)
+	if lost != nil || slices.Contains(again, to[0]) {
+		return nil, err
+	}
+	return (&net.Dialer{}).DialContext(ctx, network, again[0])
+}
+
+// resolved are addresses whose host is a number, one at least. The question is
+// asked on this thread, where Go's own resolver would not.
+func resolved(ctx context.Context, addr string) (list []string, err error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	if _, err = netip.ParseAddr(host); err == nil {
-		return addr, nil
+		return []string{addr}, nil
 	}
 	q := new(dns.Msg).SetQuestion(dns.Fqdn(host), dns.TypeA)
 	answer, _, err := (&dns.Client{Timeout: 2 * time.Second}).ExchangeContext(ctx, q, "127.0.0.11:53")
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	for _, rr := range answer.Answer {
 		if a, ok := rr.(*dns.A); ok {
-			return net.JoinHostPort(a.A.String(), port), nil
+			list = append(list, net.JoinHostPort(a.A.String(), port))
 		}
 	}
-	return "", fmt.Errorf("%s is not known: %s", host, dns.RcodeToString[answer.Rcode])
+	if len(list) == 0 {
+		return nil, fmt.Errorf("%s is not known: %s", host, dns.RcodeToString[answer.Rcode])
+	}
+	return list, nil
 }
