@@ -106,7 +106,7 @@ func (n *node) openSwarmNetworks(ctx context.Context, logger *slog.Logger) (err 
 	}
 	p.names = dns.New(dns.Config{RunDir: n.dir.join("run"), Logger: logger})
 	if p.noESP = esp.Probe(); p.noESP != nil {
-		return nil // as [node.prepareKernel] told
+		return nil //nolint:nilerr // as [node.prepareKernel] told
 	}
 	p.esp, err = esp.Open(esp.Config{
 		Scope: n.dir.scope(), File: n.dir.join("run", "tunnels"), Lost: func() { n.membership.Refresh() }, Logger: logger,

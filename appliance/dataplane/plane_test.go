@@ -22,15 +22,15 @@ import (
 func inFront(id, address string) object.Endpoint {
 	return object.Endpoint{
 		ID: id, Network: "bridge", Interface: "eth1",
-		Overlays: []object.Overlay{{Network: "front", Name: "Front", Task: "t" + id, Addresses: []netip.Prefix{netip.MustParsePrefix(address)}}},
+		Overlays: []object.Overlay{{Network: "front", Name: "Front", Task: "t" + id, Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.3/24")}}},
 	}
 }
 
 // inMesh is such a container, a, that is in the mesh, too.
-func inMesh(address string) object.Endpoint {
+func inMesh() object.Endpoint {
 	e := inFront("a", "10.0.1.9/24")
 	e.Overlays = append(e.Overlays, object.Overlay{
-		Network: "mesh", Name: "ingress", Task: "ta", Ingress: true, Addresses: []netip.Prefix{netip.MustParsePrefix(address)},
+		Network: "mesh", Name: "ingress", Task: "ta", Ingress: true, Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.3/24")},
 	})
 	return e
 }
@@ -152,7 +152,7 @@ func TestConnect_LeavesNothingIfAStepFails(t *testing.T) {
 			w.Set(view(1, members(front(), []wire.NetworkService{web("10.0.1.2")}), members(meshNetwork(), nil, e)))
 			no := errors.New("no")
 			w.failing(step, no)
-			if _, err := w.Connect(t.Context(), inMesh("10.0.0.3/24")); !errors.Is(err, no) {
+			if _, err := w.Connect(t.Context(), inMesh()); !errors.Is(err, no) {
 				t.Errorf("%s: %v", step, err)
 			}
 			synctest.Wait()
@@ -167,7 +167,7 @@ func TestConnect_LeavesNothingIfAStepFails(t *testing.T) {
 				t.Errorf("%s: the mesh's network is left", step)
 			}
 			w.failing(step, nil)
-			if _, err := w.Connect(t.Context(), inMesh("10.0.0.3/24")); err != nil {
+			if _, err := w.Connect(t.Context(), inMesh()); err != nil {
 				t.Errorf("%s: again: %v", step, err)
 			}
 		})
@@ -181,7 +181,7 @@ func TestConnect_IsAQuestionTheSecondTime(t *testing.T) {
 		e := task("ta", "n1", wire.EndpointPrepared, "10.0.0.3")
 		e.Ports = []wire.MeshPort{{Protocol: "tcp", Published: 80, Target: 8080}}
 		w.Set(view(1, members(front(), nil), members(meshNetwork(), nil, e)))
-		at, err := w.Connect(t.Context(), inMesh("10.0.0.3/24"))
+		at, err := w.Connect(t.Context(), inMesh())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -199,7 +199,7 @@ func TestConnect_IsAQuestionTheSecondTime(t *testing.T) {
 		if log := strings.Join(w.lines(), "; "); !strings.Contains(log, "join /ns/a eth2 10.0.0.3/24 [{tcp 8080 0}]") {
 			t.Error(log)
 		}
-		again, err := w.Connect(t.Context(), inMesh("10.0.0.3/24"))
+		again, err := w.Connect(t.Context(), inMesh())
 		if diff := cmp.Diff(at, again, values()); err != nil || diff != "" {
 			t.Error(err, diff)
 		}

@@ -324,6 +324,7 @@ func (w overlayPart) Attach(_ context.Context, a overlay.Attachment) error {
 	w.plugs[a.ID] = append(w.plugs[a.ID], a)
 	return nil
 }
+
 func (w overlayPart) Detach(_ context.Context, id string, networks ...string) error {
 	w.mu.Lock()
 	w.plugs[id] = slices.DeleteFunc(w.plugs[id], func(a overlay.Attachment) bool {
@@ -332,11 +333,13 @@ func (w overlayPart) Detach(_ context.Context, id string, networks ...string) er
 	w.mu.Unlock()
 	return w.note("%s", strings.Join(append([]string{"unplug", id}, networks...), " "))
 }
+
 func (w overlayPart) Attached(id string) []overlay.Attachment {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Clone(w.plugs[id])
 }
+
 func (w overlayPart) Retain(_ context.Context, ids []string) error {
 	return w.note("overlay retains %v", ids)
 }

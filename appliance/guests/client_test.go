@@ -119,7 +119,7 @@ func attach(t *testing.T, c *guests.Client) object.Overlay {
 }
 
 func TestClient_HoldsAPlaceUntilItsRelease(t *testing.T) {
-	run(t, func(t *testing.T, m *managers, c *guests.Client) {
+	run(t, func(t *testing.T, m *managers, c *guests.Client) { //nolint:thelper // the body of the test
 		o := attach(t, c)
 		if o.Network != "id-of-front" || o.Name != "front" || !slices.Equal(m.list(), []string{o.Task}) || o.Addresses[0].String() != "10.0.1.5/24" || !slices.Equal(o.Aliases, []string{"www"}) {
 			t.Errorf("got %+v; known are %v", o, m.list())
@@ -140,7 +140,7 @@ func TestClient_HoldsAPlaceUntilItsRelease(t *testing.T) {
 // A container that starts again does not lose its new place to the release of
 // the old one.
 func TestClient_ANewPlaceIsNotTheOldOne(t *testing.T) {
-	run(t, func(t *testing.T, m *managers, c *guests.Client) {
+	run(t, func(t *testing.T, m *managers, c *guests.Client) { //nolint:thelper // the body of the test
 		old := attach(t, c)
 		m.away(errAway)
 		c.Release(box('a').ContainerID)
@@ -155,7 +155,7 @@ func TestClient_ANewPlaceIsNotTheOldOne(t *testing.T) {
 }
 
 func TestClient_WaitsForAManager(t *testing.T) {
-	run(t, func(t *testing.T, m *managers, c *guests.Client) {
+	run(t, func(t *testing.T, m *managers, c *guests.Client) { //nolint:thelper // the body of the test
 		m.away(errAway)
 		go func() { // before the deadline
 			time.Sleep(10 * time.Second)
@@ -175,7 +175,7 @@ func TestClient_WaitsForAManager(t *testing.T) {
 }
 
 func TestClient_WithoutASwarmThereIsNoSuchNetwork(t *testing.T) {
-	run(t, func(t *testing.T, m *managers, c *guests.Client) {
+	run(t, func(t *testing.T, m *managers, c *guests.Client) { //nolint:thelper // the body of the test
 		m.away(errNone)
 		if _, err := c.Attach(t.Context(), box('a')); !errdefs.IsNotFound(err) || err.Error() != "network front not found" {
 			t.Errorf("got %v", err)
@@ -184,7 +184,7 @@ func TestClient_WithoutASwarmThereIsNoSuchNetwork(t *testing.T) {
 }
 
 func TestClient_GivesBackWhatItNeverHeardOf(t *testing.T) {
-	run(t, func(t *testing.T, m *managers, c *guests.Client) {
+	run(t, func(t *testing.T, m *managers, c *guests.Client) { //nolint:thelper // the body of the test
 		m.lose(object.Errorf(errdefs.ErrPermissionDenied, "revoked meanwhile"))
 		if _, err := c.Attach(t.Context(), box('a')); err == nil {
 			t.Fatal("it got a place")

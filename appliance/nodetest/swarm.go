@@ -185,7 +185,7 @@ func (n *Node) cutPower() error {
 	err := n.machine.powerOff()
 	n.machine, n.ns = nil, -1
 	if n.cmd != nil {
-		_ = <-n.ended // killed
+		<-n.ended //nolint:errcheck // it was killed, and says so
 		n.cmd = nil
 	}
 	return err

@@ -62,7 +62,7 @@ func (e *Engine) morePlaces(ctx context.Context, r *record, has []object.Overlay
 			missing = name
 			continue
 		}
-		if err := twice(has[i]); err != nil {
+		if err = twice(has[i]); err != nil {
 			return nil, "", err
 		}
 		places = append(places, has[i])

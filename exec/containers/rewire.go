@@ -42,7 +42,7 @@ func (e *Engine) rewire(ctx context.Context, ref string, change func(r *record) 
 	if err != nil {
 		return err
 	}
-	if err := c.lock(ctx); err != nil {
+	if err = c.lock(ctx); err != nil {
 		return err
 	}
 	defer c.unlock()
@@ -61,10 +61,10 @@ func (e *Engine) rewire(ctx context.Context, ref string, change func(r *record) 
 		return object.Errorf(errdefs.ErrInvalidArgument, "container cannot be connected to multiple networks with one of the networks in private (none) mode")
 	}
 	r := old
-	if err := change(&r); err != nil {
+	if err = change(&r); err != nil {
 		return err
 	}
-	if err := e.saveRecord(&r); err != nil {
+	if err = e.saveRecord(&r); err != nil {
 		return err
 	}
 	var places []object.Overlay

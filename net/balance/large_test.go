@@ -28,7 +28,7 @@ func many() []balance.Service {
 	return out
 }
 
-func takesMany(t *testing.T, w *world, _ place) {
+func takesMany(t *testing.T, w *world, _ place) { //nolint:thelper // the body of the test
 	all := many()
 	before := w.generation(t)
 	start := time.Now()

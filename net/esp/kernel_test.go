@@ -52,6 +52,7 @@ type node struct {
 }
 
 func newNode(t *testing.T, addr netip.Addr, within func(func() error)) *node {
+	t.Helper()
 	n := &node{T: t, addr: addr, within: within}
 	within(func() (err error) {
 		if n.socket, err = net.ListenUDP("udp", &net.UDPAddr{IP: addr.AsSlice(), Port: port}); err != nil {

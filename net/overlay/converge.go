@@ -164,7 +164,7 @@ func (o *Overlay) setTunnel(s *segment, want layout) error {
 	if err = s.link.Enslave(tunnelName, bridgeName); err != nil {
 		return err
 	}
-	if err := s.link.Treat(t, tunnelTreatment()); err != nil {
+	if err = s.link.Treat(t, tunnelTreatment()); err != nil {
 		return err
 	}
 	err = s.link.SetUp(t)

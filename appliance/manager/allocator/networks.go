@@ -168,9 +168,9 @@ func (l *land) subnets(n *object.Network) (out []swarm.IPAMConfig, err error) {
 		pools = append(pools, []ipam.Range{l.v6})
 	}
 	for _, pool := range pools {
-		free, err := ipam.FirstFree(pool, l.taken)
-		if err != nil {
-			return nil, err
+		free, none := ipam.FirstFree(pool, l.taken)
+		if none != nil {
+			return nil, none
 		}
 		out = append(out, swarm.IPAMConfig{Subnet: free})
 	}

@@ -176,6 +176,7 @@ func TestPlan_NetworkGetsWhatAnotherLeaves(t *testing.T) {
 
 // watch lets an allocator see what changed since its last step.
 func watch(t *testing.T, s *storetest.Local, a *allocator.Allocator) (step func() time.Time) {
+	t.Helper()
 	var prev *store.Snapshot
 	return func() (next time.Time) {
 		t.Helper()

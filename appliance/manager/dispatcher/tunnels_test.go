@@ -69,7 +69,7 @@ func (w *world) tunnels(c *wire.Conn) (last *wire.Tunnels) {
 }
 
 func TestTunnels_GoToThoseWhoShareAnEncryptedNetwork(t *testing.T) {
-	run(t, func(t *testing.T, w *world) {
+	run(t, func(t *testing.T, w *world) { //nolint:thelper // the body of the test
 		w.store.Write(t, func(tx *store.Tx) {
 			n := &object.Node{}
 			n.ID = "n3"
@@ -99,7 +99,7 @@ func TestTunnels_GoToThoseWhoShareAnEncryptedNetwork(t *testing.T) {
 }
 
 func TestTunnels_AreNewWhenANodeHasLostItsKeys(t *testing.T) {
-	run(t, func(t *testing.T, w *world) {
+	run(t, func(t *testing.T, w *world) { //nolint:thelper // the body of the test
 		w.encrypt("n1", "n2")
 		c1, c2 := w.meet("n1", "192.0.2.1", "a"), w.meet("n2", "192.0.2.2", "b")
 		before := w.tunnels(c1)
@@ -119,7 +119,7 @@ func TestTunnels_AreNewWhenANodeHasLostItsKeys(t *testing.T) {
 }
 
 func TestHaveTunnels_WaitsForThoseWhoWereTold(t *testing.T) {
-	run(t, func(t *testing.T, w *world) {
+	run(t, func(t *testing.T, w *world) { //nolint:thelper // the body of the test
 		w.encrypt("n1", "n2")
 		if !w.d.HaveTunnels(3) {
 			t.Error("waits for nodes that have no session")
