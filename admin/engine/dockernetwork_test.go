@@ -53,7 +53,7 @@ func TestDocker_DrivesNetworks(t *testing.T) {
 		full = "network create -d overlay --attachable --internal --ipv6 --scope swarm --label tier=db --label a=b " +
 			"--subnet 10.9.0.0/24 --ip-range 10.9.0.128/25 --gateway 10.9.0.254 --aux-address router=10.9.0.253 --subnet fd00:9::/64 " +
 			"--ipam-driver default --ipam-opt x=y --opt encrypted --opt com.docker.network.driver.mtu=1400 " +
-			"--opt com.docker.network.driver.overlay.vxlanid_list=5000 --opt unknown=kept full"
+			"--opt com.docker.network.driver.overlay.vxlanid_list=5000 --opt com.example.unknown=kept full"
 		ipam = `{{range~.IPAM.Config}}{{.Subnet}},{{.IPRange}},{{.Gateway}},{{.AuxAddress}};{{end}}`
 	)
 	for _, tt := range []struct {
@@ -80,7 +80,7 @@ func TestDocker_DrivesNetworks(t *testing.T) {
 		{args: "network create -d nodrv x", stderr: `plugin "nodrv" not found`, code: 1},
 		{args: "network ls -q --no-trunc --filter scope=swarm --filter label=tier=db --filter driver=overlay --filter name=ful --filter type=custom"},
 		{args: "network ls --filter dangling=true --filter scope=swarm --format {{.Name}}", stdout: "full\nplain\n"},
-		{args: "network inspect -f {{.Driver}},{{.Scope}},{{.Internal}},{{.Attachable}},{{.EnableIPv6}},{{.Labels.tier}},{{.Options.unknown}} full", stdout: "overlay,swarm,true,true,true,db,kept\n"},
+		{args: "network inspect -f {{.Driver}},{{.Scope}},{{.Internal}},{{.Attachable}},{{.EnableIPv6}},{{.Labels.tier}},{{index~.Options~`com.example.unknown`}} full", stdout: "overlay,swarm,true,true,true,db,kept\n"},
 		{args: `network inspect -f {{index~.Options~"com.docker.network.driver.overlay.vxlanid_list"}}/{{index~.Options~"com.docker.network.driver.mtu"}}/{{index~.Options~"encrypted"}} full`, stdout: "5000/1400/\n"},
 		{args: "network inspect -f " + ipam + " full", stdout: "10.9.0.0/24,10.9.0.128/25,10.9.0.254,map[router:10.9.0.253];fd00:9::/64,,fd00:9::1,map[];"},
 		{args: "service create -d --name bad --network nonet nginx", stderr: "network nonet not found", code: 1},

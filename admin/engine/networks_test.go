@@ -215,6 +215,7 @@ func TestNetworks_WhatCannotBeIsRefused(t *testing.T) {
 		create(`"Options":{"com.docker.network.driver.overlay.vxlanid_list":"7000"}`):               {400, "VXLAN ID 7000 is in use by network front"},
 		create(`"Options":{"com.docker.network.driver.overlay.vxlanid_list":"16777216"}`):           {400, `VXLAN ID "16777216" is not a number from 1 to 16777215`},
 		create(`"EnableIPv6":true,"Options":{"com.docker.network.driver.mtu":"1279"}`):              {400, `invalid MTU "1279": it is a number from 1280 to 65535`},
+		create(`"Options":{"encryptd":""}`):                                                         {400, `unknown option "encryptd" of an overlay network: there are encrypted, com.docker.network.driver.mtu and com.docker.network.driver.overlay.vxlanid_list`},
 		`{"Name":"default","Driver":"overlay"}`:                                                     {403, "default is a pre-defined network and cannot be created"},
 	} {
 		m.refused(t, "POST", "/networks/create", body, want.status, want.text)

@@ -102,7 +102,17 @@ func validateAuxiliary(n *Network) error {
 	return nil
 }
 
+// networkOptions refuses a word that is no option: who misspells "encrypted"
+// would have a network that is not. Other drivers' options, whose names have
+// dots, are let be.
 func networkOptions(n *Network) error {
+	if d := n.Spec.DriverConfiguration; d != nil {
+		for _, name := range slices.Sorted(maps.Keys(d.Options)) {
+			if name != OptionEncrypted && !strings.Contains(name, ".") {
+				return invalid("unknown option %q of an overlay network: there are %s, %s and %s", name, OptionEncrypted, OptionMTU, OptionVNI)
+			}
+		}
+	}
 	if _, _, err := n.WantedVNI(); err != nil {
 		return err
 	}
