@@ -22,7 +22,7 @@ import (
 func inFront(id, address string) object.Endpoint {
 	return object.Endpoint{
 		ID: id, Network: "bridge", Interface: "eth1",
-		Overlays: []object.Overlay{{Network: "front", Name: "Front", Task: "t" + id, Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.3/24")}}},
+		Overlays: []object.Overlay{{Network: "front", Name: "Front", Task: "t" + id, Addresses: []netip.Prefix{netip.MustParsePrefix(address)}}},
 	}
 }
 
