@@ -57,8 +57,8 @@ func (p *plane) clear() {
 }
 
 // leads tells whether connections are led to a task from here: from containers on
-// a network of it, or by the routing mesh.
-func (p *plane) leads(node, task string) bool {
+// a network of it that run, or by the routing mesh.
+func (p *plane) leads(node, task string, runs func(task string) bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.follows == nil {
@@ -69,7 +69,7 @@ func (p *plane) leads(node, task string) bool {
 			continue
 		}
 		for _, e := range n.Endpoints {
-			if n.Ingress || e.Node == node {
+			if n.Ingress || e.Node == node && runs(e.ID) {
 				return true
 			}
 		}
@@ -115,6 +115,14 @@ func (i *intents) removed(node string) bool {
 	return !there
 }
 
+// runs tells whether a task is not over, as far as is known.
+func (i *intents) runs(task string) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	t, there := i.last.Tasks.Get(task)
+	return there && !object.Over(t)
+}
+
 // waits tells whether a task that is to stop runs on for a node, and since when it is to.
 func (i *intents) waits(task, node string) (since time.Time, waits bool) {
 	i.mu.Lock()
@@ -142,7 +150,7 @@ func (s *swarmed) stopped(by *worker, task string) {
 		return // it stops all that it has
 	}
 	for _, w := range s.workers {
-		if !w.plane.leads(w.node(), task) {
+		if !w.plane.leads(w.node(), task, s.intents.runs) {
 			continue
 		}
 		if since, waits := s.intents.waits(task, w.node()); waits {
