@@ -38,6 +38,11 @@ func PowerOff(code int) {
 const tunables = "glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX512BW,-XSAVE,-XSAVEC"
 
 func prepare() error {
+	dir, err := os.Open(os.Getenv(envDir)) // which may be below what is mounted over
+	if err != nil {
+		return fmt.Errorf("open directory of the tests: %w", err)
+	}
+	defer func() { _ = dir.Close() }()
 	for _, m := range []struct{ kind, at string }{
 		{"proc", "/proc"}, {"sysfs", "/sys"}, {"tmpfs", "/run"}, {"tmpfs", "/tmp"},
 	} {
@@ -45,7 +50,7 @@ func prepare() error {
 			return fmt.Errorf("mount %s: %w", m.at, err)
 		}
 	}
-	err := errors.Join(
+	err = errors.Join(
 		os.Setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
 		os.Setenv("GLIBC_TUNABLES", tunables),
 		link.Loopback(),
@@ -55,11 +60,11 @@ func prepare() error {
 		return err
 	}
 	if list := os.Getenv(envModule); list != "" {
-		if err := load(strings.Split(list, ",")); err != nil {
+		if err = load(strings.Split(list, ",")); err != nil {
 			return err
 		}
 	}
-	return os.Chdir(os.Getenv(envDir))
+	return dir.Chdir()
 }
 
 // modprobe is a program for the kernel, and for us, that loads Debian's modules
