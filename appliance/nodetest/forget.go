@@ -15,6 +15,18 @@ func (n *Node) Forget(network string, addr netip.Addr) error {
 }
 
 func forget(addr netip.Addr) error {
+	return dropEntries(func(all []link.Entry) ([]link.Entry, error) {
+		drop := leading(all, addr)
+		if len(drop) < 2 {
+			return nil, fmt.Errorf("what leads to %s is %v", addr, drop)
+		}
+		return drop, nil
+	})
+}
+
+// dropEntries deletes some of the entries of the tunnel of this thread's
+// namespace: those that are chosen of all.
+func dropEntries(choose func(all []link.Entry) ([]link.Entry, error)) error {
 	conn, err := link.Open()
 	if err != nil {
 		return err
@@ -28,9 +40,9 @@ func forget(addr netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	drop := leading(all[tunnel.Index], addr)
-	if len(drop) < 2 {
-		return fmt.Errorf("what leads to %s is %v", addr, drop)
+	drop, err := choose(all[tunnel.Index])
+	if err != nil {
+		return err
 	}
 	return conn.Program(tunnel.Index, nil, drop)
 }
