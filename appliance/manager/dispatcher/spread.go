@@ -34,6 +34,9 @@ func (t *term) followNetworks(ch store.Changes, now time.Time) endpoints.Turn {
 	defer t.spread.mu.Unlock()
 	turn := t.spread.audience.Follow(ch, now)
 	t.spread.followed.Store(ch.Snapshot)
+	if len(turn.Late) > 0 {
+		t.cfg.Logger.Warn("let tasks stop before these nodes had ceased to lead connections to them", "nodes", turn.Late)
+	}
 	for _, err := range turn.Refused {
 		t.cfg.Logger.Warn("nodes not told of something on a network", "err", err)
 	}

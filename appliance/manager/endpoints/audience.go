@@ -36,6 +36,9 @@ type Turn struct {
 	Nodes map[string]bool
 	// Released are the stops that wait no more.
 	Released []Stop
+	// Late are the nodes that stops waited for no longer, in order: they may lead
+	// connections to what stops.
+	Late []string
 	// Next is when to call again at the latest; zero is never.
 	Next    time.Time
 	Refused []error // see [News]
@@ -57,8 +60,8 @@ func (a *Audience) Follow(ch store.Changes, now time.Time) Turn {
 		t.Released = append(t.Released, a.drains.forget(node)...)
 	}
 	a.hold(n.Stops, now)
-	released, next := a.drains.expire(now)
-	t.Released, t.Next = append(t.Released, released...), next
+	released, late, next := a.drains.expire(now)
+	t.Released, t.Late, t.Next = append(t.Released, released...), late, next
 	return t
 }
 

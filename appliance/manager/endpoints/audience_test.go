@@ -26,6 +26,7 @@ type hall struct {
 	now     time.Time
 	cursors map[string]*endpoints.Cursor
 	next    time.Time
+	late    []string
 }
 
 // newHall has the nodes n1 to n4; n1 runs t1, n2 and n3 run others beside it on
@@ -56,7 +57,7 @@ func (h *hall) follow() string {
 	ch := h.store.Since(h.after)
 	h.after = ch.Snapshot.Index
 	turn := h.a.Follow(ch, h.now)
-	h.next = turn.Next
+	h.next, h.late = turn.Next, turn.Late
 	return names(turn.Released)
 }
 
@@ -140,7 +141,12 @@ func TestAudience_HoldsNoStopForLongerThanItsPatience(t *testing.T) {
 		t.Errorf("to be called in %v, want a second", wait)
 	}
 	h.now = h.now.Add(time.Second)
+	h.told("n2")
+	h.want("after one of them", h.programmed("n2"), "")
 	h.want("after two seconds", h.follow(), "t1@n1")
+	if !slices.Equal(h.late, []string{"n1", "n3"}) {
+		t.Errorf("it waited in vain for %v", h.late)
+	}
 	h.held(true, "t2")
 	h.told("n1", "n2", "n3")
 	h.want("what is over is over", h.programmed("n1", "n2", "n3"), "t2@n2")

@@ -93,9 +93,19 @@ func (d *drains) over(w *wave) []Stop {
 	return w.stops
 }
 
-// expire ends the waves whose time is up. next is when to call again, zero if
-// nothing waits.
-func (d *drains) expire(now time.Time) (released []Stop, next time.Time) {
+// waited are the nodes that a wave waits for.
+func (d *drains) waited(w *wave) (nodes []string) {
+	for node, waves := range d.behind {
+		if slices.Contains(waves, w) {
+			nodes = append(nodes, node)
+		}
+	}
+	return nodes
+}
+
+// expire ends the waves whose time is up, and tells which nodes they waited for
+// in vain. next is when to call again, zero if nothing waits.
+func (d *drains) expire(now time.Time) (released []Stop, late []string, next time.Time) {
 	n := 0
 	for ; n < len(d.waves); n++ {
 		switch w := d.waves[n]; {
@@ -104,6 +114,7 @@ func (d *drains) expire(now time.Time) (released []Stop, next time.Time) {
 		case w.end.After(now):
 			next = w.end
 		default:
+			late = append(late, d.waited(w)...)
 			released = append(released, d.over(w)...)
 			continue
 		}
@@ -112,5 +123,6 @@ func (d *drains) expire(now time.Time) (released []Stop, next time.Time) {
 	if d.waves = d.waves[n:]; n > 0 && len(d.waves) == 0 {
 		d.waves = nil
 	}
-	return released, next
+	slices.Sort(late)
+	return released, slices.Compact(late), next
 }
