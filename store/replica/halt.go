@@ -2,13 +2,15 @@ package replica
 
 import (
 	"errors"
+	"runtime"
 
 	"github.com/hashicorp/raft"
 )
 
 // Raft panics if it cannot read an entry or write its vote. For a running
 // member that would be the end of the process without a word to the user: so
-// the failure goes to Run, and Raft waits for an end that Run brings about.
+// the failure goes to Run, which brings about the end, and the goroutine of Raft
+// that met it ends at once: Raft can shut down without it.
 
 func (m *Member) halt(err error) error {
 	if err == nil || errors.Is(err, raft.ErrLogNotFound) {
@@ -17,7 +19,8 @@ func (m *Member) halt(err error) error {
 	m.fail(err)
 	select {
 	case <-m.started:
-		select {}
+		runtime.Goexit()
+		return nil
 	default:
 		return err // not running yet
 	}
@@ -33,7 +36,7 @@ type haltingLog struct {
 func (l *haltingLog) GetLog(index uint64, log *raft.Log) error {
 	err := l.LogStore.GetLog(index, log)
 	if errors.Is(err, raft.ErrLogNotFound) && l.m.broken.Load() {
-		select {}
+		runtime.Goexit()
 	}
 	return l.m.halt(err)
 }
