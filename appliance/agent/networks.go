@@ -153,7 +153,7 @@ func (a *Agent) loadNetworks() (v *wire.NetworkView, err error) {
 		}
 	}
 	if v != nil {
-		v.Port = c.Port
+		v.Port, v.Stored = c.Port, true
 	}
 	return v, nil
 }

@@ -135,7 +135,10 @@ func TestAgent_KeepsItsNetworksForAStartWithoutManagers(t *testing.T) {
 
 		_, _, stop = begin()
 		got := v.last()
-		ignore := cmp.Options{cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}), cmpopts.EquateEmpty()}
+		if !got.Stored || want.Stored {
+			t.Errorf("stored: %t before, %t after", want.Stored, got.Stored)
+		}
+		ignore := cmp.Options{cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}), cmpopts.EquateEmpty(), cmpopts.IgnoreFields(wire.NetworkView{}, "Stored")}
 		if diff := cmp.Diff(want, got, ignore); diff != "" {
 			t.Errorf("after a restart (-want +got):\n%s", diff)
 		}

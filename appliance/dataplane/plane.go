@@ -176,15 +176,15 @@ func (p *Plane) input() (in input, last *desired, ok bool) {
 // the swarm says nothing of it.
 const settling = 30 * time.Second
 
-// held reports whether what the managers said is older than what an earlier
-// process made: then following it would cut containers off. The file that a
-// node begins with may be a few seconds behind.
+// held reports whether what is known may be older than what an earlier process
+// made for containers that run on: following it would cut them off, or what is
+// led to them.
 func (p *Plane) held() bool {
-	if p.now != nil || p.view == nil || time.Since(p.began) >= settling {
+	if p.now != nil || p.view == nil || !p.view.Stored || time.Since(p.began) >= settling {
 		return false
 	}
 	for id := range p.adopted {
-		if p.view.Networks[id] == nil && p.attached(id) {
+		if p.attached(id) {
 			return true
 		}
 	}

@@ -319,8 +319,8 @@ func TestRestart_FollowsTheContainersOfAnEarlierProcess(t *testing.T) {
 			t.Fatal(err)
 		}
 		want(t, w, "names retain [a plain]", "overlay retains [a plain]", "attach retains [a plain]")
-		// The file is from before the container was: nothing is cut.
-		w.Set(view(1))
+		// The file is from before the service ran: nothing is cut.
+		w.Set(stored(1, members(front(), nil)))
 		time.Sleep(settling / 2)
 		want(t, w)
 		w.Set(view(2, members(front(), []wire.NetworkService{web("10.0.1.2")})))
@@ -335,7 +335,7 @@ func TestRestart_DoesNotWaitForeverForANetwork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, inFront("a", "10.0.1.3/24"))
 		w.run(t)
-		w.Set(view(1))
+		w.Set(stored(1))
 		time.Sleep(settling + time.Second)
 		want(t, w, "frames", "names", "answer a [front]")
 		// Out of the swarm nothing is waited for.
@@ -375,7 +375,7 @@ func TestPlane_MendsFramesFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		w.run(t)
-		w.Set(view(1))
+		w.Set(stored(1))
 		w.failing("mend frames", errors.New("no"))
 		time.Sleep(look - time.Second)
 		w.lines() // what was said is made

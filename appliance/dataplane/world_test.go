@@ -96,6 +96,13 @@ func view(version uint64, networks ...*wire.NetworkMembers) *wire.NetworkView {
 	return v
 }
 
+// stored is a view of the node's file.
+func stored(version uint64, networks ...*wire.NetworkMembers) *wire.NetworkView {
+	v := view(version, networks...)
+	v.Stored = true
+	return v
+}
+
 // world is the parts of a node, in memory. What they are told is written down.
 type world struct {
 	*Plane

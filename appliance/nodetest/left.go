@@ -133,7 +133,11 @@ func (n *Node) netLeftovers() ([]string, error) {
 		return nil, err
 	}
 	for _, t := range tables {
-		if t.Name != "skep-"+n.Scope() {
+		own := "skep-" + n.Scope()
+		if strings.HasPrefix(t.Name, "skep-") && !strings.HasPrefix(t.Name, own) {
+			continue // of a node beside this one
+		}
+		if t.Name != own {
 			left = append(left, "nft table "+t.Name)
 		}
 		sets, err := conn.GetSets(t)

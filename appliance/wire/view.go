@@ -18,6 +18,9 @@ type NetworkView struct {
 	// Port is the UDP port of the frames between nodes ([Swarm.DataPathPort]), which
 	// whoever has the view fills in; 0 if the node was not told it.
 	Port uint16
+	// Stored says that it is of a node's file, which may be seconds behind what
+	// that node was told, and did.
+	Stored bool
 	// Hosts are the nodes of the swarm, by ID.
 	Hosts map[string]Host
 	// Networks are by ID.
