@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -111,6 +112,9 @@ func procName(pid int) string {
 	return strconv.Itoa(pid) + " " + strings.ReplaceAll(string(text), "\x00", " ")
 }
 
+// scoped are the names of tables that each node of a machine has its own of.
+var scoped = regexp.MustCompile(`^skep-(.+-)?[0-9a-f]{6}$`)
+
 // netLeftovers lists container links, tables and per-port elements of the node's
 // own table; that and the bridge belong to the node, the uplink to its machine.
 func (n *Node) netLeftovers() ([]string, error) {
@@ -133,11 +137,10 @@ func (n *Node) netLeftovers() ([]string, error) {
 		return nil, err
 	}
 	for _, t := range tables {
-		own := "skep-" + n.Scope()
-		if strings.HasPrefix(t.Name, "skep-") && !strings.HasPrefix(t.Name, own) {
+		if scoped.MatchString(t.Name) && !strings.HasSuffix(t.Name, n.Scope()) {
 			continue // of a node beside this one
 		}
-		if t.Name != own {
+		if t.Name != "skep-"+n.Scope() {
 			left = append(left, "nft table "+t.Name)
 		}
 		sets, err := conn.GetSets(t)

@@ -46,7 +46,7 @@ func prepare() error {
 	for _, m := range []struct{ kind, at string }{
 		{"proc", "/proc"}, {"sysfs", "/sys"}, {"tmpfs", "/run"}, {"tmpfs", "/tmp"},
 	} {
-		if err := unix.Mount(m.kind, m.at, m.kind, 0, ""); err != nil {
+		if err = unix.Mount(m.kind, m.at, m.kind, 0, ""); err != nil {
 			return fmt.Errorf("mount %s: %w", m.at, err)
 		}
 	}
