@@ -158,11 +158,7 @@ func (m *member) build(ctx context.Context, p *Plane) (err error) {
 	if m.at, err = p.cfg.Attach.Connect(ctx, m.endpoint); err != nil {
 		return err
 	}
-	d := p.current()
-	if err := m.plug(ctx, p); err != nil {
-		return err
-	}
-	if err := m.followLocked(ctx, p, d); err != nil {
+	if err := m.equip(ctx, p); err != nil {
 		return err
 	}
 	if err := m.resolveLocked(ctx, p); err != nil {
@@ -170,6 +166,16 @@ func (m *member) build(ctx context.Context, p *Plane) (err error) {
 	}
 	m.up = true
 	return nil
+}
+
+// equip gives the member its devices, and what leads from it by the current plan.
+// It is locked, and attached.
+func (m *member) equip(ctx context.Context, p *Plane) error {
+	d := p.current() // before there are devices: a newer plan follows by itself
+	if err := m.plug(ctx, p); err != nil {
+		return err
+	}
+	return m.followLocked(ctx, p, d)
 }
 
 // plug puts the member's devices into its namespace, and takes out those of

@@ -121,11 +121,7 @@ func (m *member) rebuild(ctx context.Context, p *Plane) (err error) {
 	if m.at, err = p.cfg.Attach.Amend(ctx, m.endpoint); err != nil {
 		return err
 	}
-	d := p.current()
-	if err := m.plug(ctx, p); err != nil {
-		return err
-	}
-	if err := m.followLocked(ctx, p, d); err != nil {
+	if err := m.equip(ctx, p); err != nil {
 		return err
 	}
 	m.named = false // by what it now asks for

@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -35,13 +34,11 @@ func (n *Node) Container(id string) *http.Client {
 // DoInside runs f on a thread that is in the network namespace of a container,
 // which is named by the beginning of its ID.
 func (n *Node) DoInside(id string, f func() error) error {
-	return n.Do(func() error {
-		paths, err := filepath.Glob(n.Path("data", "run", "netns", id) + "*")
-		if err != nil || len(paths) != 1 {
-			return fmt.Errorf("container %s has %d network namespaces (%w)", id, len(paths), err)
-		}
-		return within(paths[0], f)
-	})
+	paths := n.glob("netns/" + id + "*")
+	if len(paths) != 1 {
+		return fmt.Errorf("container %s has %d network namespaces", id, len(paths))
+	}
+	return n.Do(func() error { return within(paths[0], f) })
 }
 
 // within runs f in the network namespace at path, which its thread stays in.

@@ -8,7 +8,6 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 
 	"skep/net/link"
 )
@@ -36,17 +35,7 @@ func (n *Node) Wreck(kind string) error {
 		}
 	}
 	for _, path := range n.glob(patterns...) {
-		if err := n.Do(func() error {
-			ns, err := netns.GetFromPath(path)
-			if err != nil {
-				return err
-			}
-			defer ns.Close()
-			if err := netns.Set(ns); err != nil {
-				return err
-			}
-			return wreck()
-		}); err != nil {
+		if err := n.Do(func() error { return within(path, wreck) }); err != nil {
 			return fmt.Errorf("wreck %s in %s: %w", kind, path, err)
 		}
 	}
